@@ -1,0 +1,98 @@
+//! Every limit of the system: its one home, with a name and a unit. Hitting one is an error that names it.
+
+/// Nodes of one DVS.
+pub const NODES_MAX: u16 = 1024;
+/// Distributed containers of one DVS.
+pub const DCS_MAX: u16 = 1024;
+/// Slots of one DC.
+pub const SLOTS_PER_DC: u16 = 4096;
+/// Proxies of one node; their doorbells follow those of the slots.
+pub const PROXIES_PER_NODE_MAX: u16 = 64;
+
+/// A message slot on its lane, header and body.
+pub const SLOT_BYTES: usize = 128;
+/// The header of a slot.
+pub const SLOT_HEADER_BYTES: usize = 32;
+/// What travels in the slot itself.
+pub const INLINE_BYTES_MAX: usize = 96;
+/// An extent's descriptor takes this much of the inline body.
+pub const DESCRIPTOR_BYTES: usize = 24;
+/// What travels inline beside an extent.
+pub const INLINE_BYTES_WITH_EXTENT_MAX: usize = INLINE_BYTES_MAX - DESCRIPTOR_BYTES;
+
+/// Slots of one lane, a power of two. The model checker gets a lane that wraps at once.
+pub const LANE_SLOTS: u64 = if cfg!(loom) { 2 } else { 256 };
+/// Every so many slots the receiver tells a sender that sleeps for room.
+pub const ROOM_TOLD_EVERY_SLOTS: u64 = if cfg!(loom) { 1 } else { LANE_SLOTS / 4 };
+/// Entries of a reply ring.
+pub const REPLY_SLOTS: u64 = 2;
+/// Extents that one endpoint may have out with one peer: the entries of the peer's return ring.
+pub const EXTENTS_PER_PAIR_MAX: u64 = 256;
+/// Bytes that one endpoint may have out with one peer in extents.
+pub const EXTENT_BYTES_PER_PAIR_MAX: u64 = 1 << 30;
+/// Notification bits of one source; the next one is the wake-up.
+pub const NOTIFY_BITS: usize = 32;
+
+/// The smallest class of a pool.
+pub const LOAN_BYTES_MIN: u32 = 64;
+/// The largest loan.
+pub const LOAN_BYTES_MAX: u32 = 1 << 30;
+/// The pool that every endpoint has from its bind on.
+pub const POOL_BYTES_FIRST: u64 = 256 << 10;
+/// All pool segments of one endpoint together.
+pub const POOL_BYTES_MAX: u64 = 4 << 30;
+/// The smallest pool segment that is added when a loan finds no room.
+pub const POOL_SEGMENT_BYTES_MIN: u64 = 4 << 20;
+/// Pool of a proxy's memory for one DC, all receivers together: room for the largest loan beside others.
+pub const PROXY_POOL_BYTES_MAX: u64 = 2 << 30;
+/// What one remote receiver may hold of a proxy's pool; one extent larger than this is let through alone.
+pub const PROXY_RECEIVER_BYTES_MAX: u64 = 24 << 20;
+
+/// Pair sides of an endpoint's first side segment.
+pub const SIDES_FIRST: u32 = 8;
+/// Pair sides of each further side segment.
+pub const SIDES_MORE: u32 = 16;
+/// Pair sides of one side segment of a proxy.
+pub const SIDES_PROXY: u32 = 64;
+/// Segments of one endpoint memory.
+pub const SEGMENTS_MAX: u32 = 1024;
+/// A side segment is added when fewer free sides than this are left.
+pub const SIDES_SPARE_MIN: u32 = 4;
+
+/// One frame between two nodes, without its header.
+pub const FRAME_BYTES_MAX: u32 = 64 << 10;
+/// Bulk bytes in one frame of the TCP wire, so that heartbeats come between.
+pub const BULK_BYTES_MAX: u32 = 256 << 10;
+/// What a fabric copies at `post_send` and need not keep in a region.
+pub const HEAD_BYTES_MAX: usize = 1024;
+/// Pieces of one posted message.
+pub const PIECES_MAX: usize = 3;
+
+/// Bytes of a name: of a node, a DC, an endpoint.
+pub const NAME_BYTES_MAX: usize = 32;
+
+/// Without a heartbeat for this long a link is shown as cut.
+pub const LINK_DOWN_AFTER_MS: u64 = 2_000;
+/// Default of the cluster file's `node_dead_after_ms`.
+pub const NODE_DEAD_AFTER_MS: u64 = 10_000;
+/// How often a heartbeat is sent.
+pub const HEARTBEAT_EVERY_MS: u64 = 250;
+/// A proxy that shows no progress to its daemon for this long is restarted.
+pub const PROXY_STALLED_AFTER_MS: u64 = 1_000;
+/// How long a first call may wait for its introduction.
+pub const INTRODUCTION_WAIT_MS: u64 = 5_000;
+/// How long a withdrawal waits for the receiver's outcome.
+pub const WITHDRAW_WAIT_MS: u64 = 1;
+/// What a dead sender published is kept for its receiver this long.
+pub const ORPHAN_KEEP_MS: u64 = 60_000;
+/// A sleeper looks again after this long, should the doorbell page be spoilt.
+pub const RESCAN_FIRST_MS: u64 = 100;
+/// The longest pause between two such looks.
+pub const RESCAN_MAX_MS: u64 = 2_000;
+
+const _: () = assert!(LANE_SLOTS.is_power_of_two());
+const _: () = assert!(EXTENTS_PER_PAIR_MAX.is_power_of_two());
+const _: () = assert!(SLOT_HEADER_BYTES + INLINE_BYTES_MAX == SLOT_BYTES);
+const _: () = assert!(LOAN_BYTES_MAX as u64 <= EXTENT_BYTES_PER_PAIR_MAX);
+const _: () = assert!(LANE_SLOTS * SLOT_BYTES as u64 <= FRAME_BYTES_MAX as u64);
+const _: () = assert!(PROXY_POOL_BYTES_MAX >= LOAN_BYTES_MAX as u64 + PROXY_RECEIVER_BYTES_MAX);

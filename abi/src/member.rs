@@ -1,0 +1,424 @@
+//! Between a process and its node's daemon: one datagram each way on a Unix socket (`SOCK_SEQPACKET`), 16 words, with
+//! descriptors beside them. The process asks, the daemon answers; it never writes to a process that has not asked.
+//!
+//! A connection carries one binding. Its end unbinds, as the process's end does.
+
+use crate::ids::{DcId, Endpoint, Incarnation, NodeId, Slot};
+use crate::name::Name;
+
+/// Changes with every change of a layout or a message here.
+pub const VERSION: u32 = 1;
+/// Words of a datagram.
+pub const WORDS: usize = 16;
+/// A datagram.
+pub type Words = [u64; WORDS];
+
+/// What a segment is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum SegmentKind {
+    /// Pair sides, `side::BYTES` each.
+    Sides = 1,
+    /// Extents.
+    Pool = 2,
+}
+
+impl SegmentKind {
+    pub const fn from_word(word: u64) -> Option<Self> {
+        match word {
+            1 => Some(SegmentKind::Sides),
+            2 => Some(SegmentKind::Pool),
+            _ => None,
+        }
+    }
+}
+
+/// What a process asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// First on every connection.
+    Hello { version: u32, dc: Name },
+    /// Bind the caller; answered by `Bound` with the first segments. Visible to others after `Ready`.
+    Bind { slot: Option<Slot>, name: Name },
+    /// Bind a process of this node for it; it fetches its memory by `Claim`.
+    BindOther { pid: u32, slot: Option<Slot>, name: Name },
+    /// Fetch the memory that another process had bound for the caller. The token is the one `BindOther` answered.
+    Claim { endpoint: Endpoint, token: [u64; 2] },
+    /// All segments received so far are mapped: seal them. Makes a fresh binding visible.
+    Ready,
+    /// One more segment of the own memory.
+    NewSegment { kind: SegmentKind, len_bytes: u64 },
+    /// The pair with `to`.
+    Introduce { to: Endpoint },
+    /// The next thing that the daemon has for this binding.
+    Pull,
+    /// A segment of a memory that the caller was introduced to, to read extents from.
+    MapSegment { memory: u32, segment: u32 },
+    /// The pair with `peer` is closed here and its side is all zeroes again.
+    Recycled { peer: Endpoint },
+    /// The endpoint bound under this name.
+    LookupName { name: Name },
+    /// End the binding.
+    Unbind,
+}
+
+/// Where both sides of a pair are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Introduction {
+    pub peer: Endpoint,
+    /// Own side: segment of the own memory and index in it.
+    pub own_segment: u32,
+    pub own_side: u32,
+    /// The peer's memory, its segment and side. The segment comes as the first descriptor.
+    pub memory: u32,
+    pub segment: u32,
+    pub side: u32,
+    /// The peer's doorbell in the DC's doorbell page.
+    pub doorbell: u32,
+    /// The pair leads to a proxy: what it has consumed has been consumed at the far end, extents included.
+    /// The second descriptor is the eventfd that rings it.
+    pub proxied: bool,
+}
+
+/// What the daemon answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reply {
+    Refused(Refusal),
+    Done,
+    /// Descriptors: the DC table, the doorbell page.
+    Welcome { dc: DcId, node: NodeId, incarnation: Incarnation, slot_first: Slot, slot_count: u16 },
+    /// Descriptors: segment 0 (sides) and segment 1 (pool), unless the binding is another process's.
+    /// `token` is for that process's `Claim`.
+    Bound { endpoint: Endpoint, memory: u32, sides: u32, pool_bytes: u64, token: [u64; 2] },
+    /// Descriptor: the segment.
+    Segment { index: u32, len_bytes: u64 },
+    Introduced(Introduction),
+    /// Of a `Pull`: the pair now leads elsewhere; own side unchanged.
+    Moved(Introduction),
+    /// Of a `Pull`: nothing more.
+    Nothing,
+    Found { endpoint: Endpoint },
+}
+
+/// Why the daemon refused. Stable codes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Refusal {
+    /// Program and daemon are of different versions: rebuild or reinstall one of them.
+    Version = 1,
+    /// The cluster file names no such DC on this node.
+    NoSuchDc = 2,
+    /// This user may not bind in that DC: add its uid to the DC's `uids`.
+    NotAllowed = 3,
+    /// The slot is bound: choose another, or any.
+    SlotTaken = 4,
+    /// The slot belongs to another node's range.
+    NotMySlot = 5,
+    /// All slots of this node's range are bound.
+    NoFreeSlot = 6,
+    /// The daemon could not get memory or descriptors: free some, or raise the limits.
+    NoMemory = 7,
+    /// No such endpoint, or it died: look it up again.
+    NoSuchEndpoint = 8,
+    /// The other side is not ready for one more peer: try again.
+    NotReady = 9,
+    /// A limit of the cluster file was reached.
+    LimitReached = 10,
+    /// The request makes no sense here.
+    BadRequest = 11,
+    /// The name is in use in this DC.
+    NameTaken = 12,
+    /// No process with this pid, or it is another user's.
+    NoSuchProcess = 13,
+    /// The node was declared dead by others and has begun anew: bind again.
+    Fenced = 14,
+    /// The daemon is stopping.
+    Stopping = 15,
+}
+
+impl Refusal {
+    pub const ALL: [Refusal; 15] = [
+        Refusal::Version,
+        Refusal::NoSuchDc,
+        Refusal::NotAllowed,
+        Refusal::SlotTaken,
+        Refusal::NotMySlot,
+        Refusal::NoFreeSlot,
+        Refusal::NoMemory,
+        Refusal::NoSuchEndpoint,
+        Refusal::NotReady,
+        Refusal::LimitReached,
+        Refusal::BadRequest,
+        Refusal::NameTaken,
+        Refusal::NoSuchProcess,
+        Refusal::Fenced,
+        Refusal::Stopping,
+    ];
+
+    pub fn from_code(code: u64) -> Option<Refusal> {
+        Refusal::ALL.into_iter().find(|r| *r as u64 == code)
+    }
+
+    /// What went wrong and what to do, in a few words.
+    pub const fn why(self) -> &'static str {
+        match self {
+            Refusal::Version => "program and daemon are of different versions: rebuild or restart the older one",
+            Refusal::NoSuchDc => "this node has no such DC: see `dvs status` for those it has",
+            Refusal::NotAllowed => "this user may not bind in that DC: add its uid to the DC's `uids` in the cluster file",
+            Refusal::SlotTaken => "the slot is bound: choose another slot, or any",
+            Refusal::NotMySlot => "the slot is in another node's range: bind it there, or choose one of this node's",
+            Refusal::NoFreeSlot => "all slots of this node are bound: widen its range in the cluster file",
+            Refusal::NoMemory => "the daemon has no memory or descriptors left: stop something or raise its limits",
+            Refusal::NoSuchEndpoint => "no such endpoint, or it ended: look it up again",
+            Refusal::NotReady => "the other side cannot take one more peer just now: try again",
+            Refusal::LimitReached => "a limit was reached: see `abi/src/limits.rs` and the cluster file",
+            Refusal::BadRequest => "the daemon did not understand the request",
+            Refusal::NameTaken => "the name is bound in this DC: choose another",
+            Refusal::NoSuchProcess => "no process with that pid, or it belongs to another user",
+            Refusal::Fenced => "this node was declared dead by others and began anew: bind again",
+            Refusal::Stopping => "the daemon is stopping",
+        }
+    }
+}
+
+fn slot_word(slot: Option<Slot>) -> u64 {
+    slot.map_or(u64::MAX, |s| s.0 as u64)
+}
+
+fn slot_from(word: u64) -> Option<Option<Slot>> {
+    match word {
+        u64::MAX => Some(None),
+        w if w < crate::limits::SLOTS_PER_DC as u64 => Some(Some(Slot(w as u16))),
+        _ => None,
+    }
+}
+
+fn with_name(mut words: Words, at: usize, name: Name) -> Words {
+    words[at..at + 4].copy_from_slice(&name.to_words());
+    words
+}
+
+fn name_at(words: &Words, at: usize) -> Option<Name> {
+    Name::from_words([words[at], words[at + 1], words[at + 2], words[at + 3]])
+}
+
+fn small(word: u64) -> Option<u32> {
+    u32::try_from(word).ok()
+}
+
+impl Request {
+    pub fn to_words(self) -> Words {
+        let mut w = [0; WORDS];
+        match self {
+            Request::Hello { version, dc } => {
+                w[..2].copy_from_slice(&[1, version as u64]);
+                w = with_name(w, 2, dc);
+            }
+            Request::Bind { slot, name } => {
+                w[..2].copy_from_slice(&[2, slot_word(slot)]);
+                w = with_name(w, 2, name);
+            }
+            Request::BindOther { pid, slot, name } => {
+                w[..3].copy_from_slice(&[3, pid as u64, slot_word(slot)]);
+                w = with_name(w, 3, name);
+            }
+            Request::Claim { endpoint, token } => {
+                w[..4].copy_from_slice(&[4, endpoint.to_word(), token[0], token[1]]);
+            }
+            Request::Ready => w[0] = 5,
+            Request::NewSegment { kind, len_bytes } => w[..3].copy_from_slice(&[6, kind as u64, len_bytes]),
+            Request::Introduce { to } => w[..2].copy_from_slice(&[7, to.to_word()]),
+            Request::Pull => w[0] = 8,
+            Request::MapSegment { memory, segment } => {
+                w[..3].copy_from_slice(&[9, memory as u64, segment as u64]);
+            }
+            Request::Recycled { peer } => w[..2].copy_from_slice(&[10, peer.to_word()]),
+            Request::LookupName { name } => {
+                w[0] = 11;
+                w = with_name(w, 1, name);
+            }
+            Request::Unbind => w[0] = 12,
+        }
+        w
+    }
+
+    /// `None` for anything that is not a request of this version.
+    pub fn from_words(w: &Words) -> Option<Request> {
+        Some(match w[0] {
+            1 => Request::Hello { version: small(w[1])?, dc: name_at(w, 2)? },
+            2 => Request::Bind { slot: slot_from(w[1])?, name: name_at(w, 2)? },
+            3 => Request::BindOther { pid: small(w[1])?, slot: slot_from(w[2])?, name: name_at(w, 3)? },
+            4 => Request::Claim { endpoint: Endpoint::from_word(w[1])?, token: [w[2], w[3]] },
+            5 => Request::Ready,
+            6 => Request::NewSegment { kind: SegmentKind::from_word(w[1])?, len_bytes: w[2] },
+            7 => Request::Introduce { to: Endpoint::from_word(w[1])? },
+            8 => Request::Pull,
+            9 => Request::MapSegment { memory: small(w[1])?, segment: small(w[2])? },
+            10 => Request::Recycled { peer: Endpoint::from_word(w[1])? },
+            11 => Request::LookupName { name: name_at(w, 1)? },
+            12 => Request::Unbind,
+            _ => return None,
+        })
+    }
+}
+
+impl Introduction {
+    fn put(self, w: &mut Words) {
+        w[1..10].copy_from_slice(&[
+            self.peer.to_word(),
+            self.own_segment as u64,
+            self.own_side as u64,
+            self.memory as u64,
+            self.segment as u64,
+            self.side as u64,
+            self.doorbell as u64,
+            self.proxied as u64,
+            0,
+        ]);
+    }
+
+    fn take(w: &Words) -> Option<Introduction> {
+        Some(Introduction {
+            peer: Endpoint::from_word(w[1])?,
+            own_segment: small(w[2])?,
+            own_side: small(w[3])?,
+            memory: small(w[4])?,
+            segment: small(w[5])?,
+            side: small(w[6])?,
+            doorbell: small(w[7])?,
+            proxied: w[8] != 0,
+        })
+    }
+}
+
+impl Reply {
+    pub fn to_words(self) -> Words {
+        let mut w = [0; WORDS];
+        match self {
+            Reply::Refused(why) => w[..2].copy_from_slice(&[1, why as u64]),
+            Reply::Done => w[0] = 2,
+            Reply::Welcome { dc, node, incarnation, slot_first, slot_count } => {
+                w[..6].copy_from_slice(&[
+                    3,
+                    dc.0 as u64,
+                    node.0 as u64,
+                    incarnation.0 as u64,
+                    slot_first.0 as u64,
+                    slot_count as u64,
+                ]);
+            }
+            Reply::Bound { endpoint, memory, sides, pool_bytes, token } => {
+                let (memory, sides) = (memory as u64, sides as u64);
+                w[..7].copy_from_slice(&[4, endpoint.to_word(), memory, sides, pool_bytes, token[0], token[1]]);
+            }
+            Reply::Segment { index, len_bytes } => w[..3].copy_from_slice(&[5, index as u64, len_bytes]),
+            Reply::Introduced(i) => {
+                w[0] = 6;
+                i.put(&mut w);
+            }
+            Reply::Moved(i) => {
+                w[0] = 7;
+                i.put(&mut w);
+            }
+            Reply::Nothing => w[0] = 8,
+            Reply::Found { endpoint } => w[..2].copy_from_slice(&[9, endpoint.to_word()]),
+        }
+        w
+    }
+
+    pub fn from_words(w: &Words) -> Option<Reply> {
+        Some(match w[0] {
+            1 => Reply::Refused(Refusal::from_code(w[1])?),
+            2 => Reply::Done,
+            3 => Reply::Welcome {
+                dc: DcId(u16::try_from(w[1]).ok()?),
+                node: NodeId(u16::try_from(w[2]).ok()?),
+                incarnation: Incarnation(small(w[3])?),
+                slot_first: Slot(u16::try_from(w[4]).ok()?),
+                slot_count: u16::try_from(w[5]).ok()?,
+            },
+            4 => Reply::Bound {
+                endpoint: Endpoint::from_word(w[1])?,
+                memory: small(w[2])?,
+                sides: small(w[3])?,
+                pool_bytes: w[4],
+                token: [w[5], w[6]],
+            },
+            5 => Reply::Segment { index: small(w[1])?, len_bytes: w[2] },
+            6 => Reply::Introduced(Introduction::take(w)?),
+            7 => Reply::Moved(Introduction::take(w)?),
+            8 => Reply::Nothing,
+            9 => Reply::Found { endpoint: Endpoint::from_word(w[1])? },
+            _ => return None,
+        })
+    }
+}
+
+/// The environment of a process that was bound before it began: where its daemon listens.
+pub const ENV_SOCKET: &str = "DVK_SOCKET";
+/// Its DC's name.
+pub const ENV_DC: &str = "DVK_DC";
+/// Its endpoint, as `DC:SLOT.GENERATION`, and the token to claim it, as 32 hexadecimal digits.
+pub const ENV_ENDPOINT: &str = "DVK_ENDPOINT";
+pub const ENV_TOKEN: &str = "DVK_TOKEN";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Generation;
+
+    #[test]
+    fn every_request_and_reply_survives_its_words() {
+        let e = Endpoint::new(DcId(2), Slot(7), Generation(99));
+        let name = Name::new("kv").unwrap();
+        let requests = [
+            Request::Hello { version: VERSION, dc: name },
+            Request::Bind { slot: None, name: Name::NONE },
+            Request::Bind { slot: Some(Slot(4095)), name },
+            Request::BindOther { pid: 17, slot: Some(Slot(0)), name },
+            Request::Claim { endpoint: e, token: [1, 2] },
+            Request::Ready,
+            Request::NewSegment { kind: SegmentKind::Pool, len_bytes: 1 << 22 },
+            Request::Introduce { to: e },
+            Request::Pull,
+            Request::MapSegment { memory: 4, segment: 5 },
+            Request::Recycled { peer: e },
+            Request::LookupName { name },
+            Request::Unbind,
+        ];
+        for r in requests {
+            assert_eq!(Request::from_words(&r.to_words()), Some(r));
+        }
+        let i = Introduction {
+            peer: e,
+            own_segment: 1,
+            own_side: 2,
+            memory: 3,
+            segment: 4,
+            side: 5,
+            doorbell: 6,
+            proxied: true,
+        };
+        let replies = [
+            Reply::Done,
+            Reply::Welcome {
+                dc: DcId(1),
+                node: NodeId(2),
+                incarnation: Incarnation(3),
+                slot_first: Slot(4),
+                slot_count: 5,
+            },
+            Reply::Bound { endpoint: e, memory: 7, sides: 8, pool_bytes: 9, token: [3, 4] },
+            Reply::Segment { index: 1, len_bytes: 2 },
+            Reply::Introduced(i),
+            Reply::Moved(i),
+            Reply::Nothing,
+            Reply::Found { endpoint: e },
+        ];
+        for r in replies.into_iter().chain(Refusal::ALL.map(Reply::Refused)) {
+            assert_eq!(Reply::from_words(&r.to_words()), Some(r));
+        }
+        assert_eq!(Request::from_words(&[99; WORDS]), None);
+        assert_eq!(Reply::from_words(&[99; WORDS]), None);
+    }
+}

@@ -1,0 +1,218 @@
+//! The message slot: 128 bytes, 16 words, on a lane or in a reply ring.
+//!
+//! | word | bits | field |
+//! | --- | --- | --- |
+//! | 0 | 0..32 lap, 32..40 kind, 40..48 flags, 48..64 inline length | written last, with release |
+//! | 1 | | source endpoint |
+//! | 2 | | sequence number in its stream, from 0 |
+//! | 3 | 0..32 type, 32..64 call id | the user's type; 0 = no call |
+//! | 4..16 | | body: 96 bytes, or an extent's descriptor (3 words) and 72 bytes |
+
+use crate::extent::{Claim, Corrupt};
+use crate::limits::{INLINE_BYTES_MAX, INLINE_BYTES_WITH_EXTENT_MAX, LANE_SLOTS, SLOT_BYTES};
+
+/// Words of a slot.
+pub const WORDS: usize = SLOT_BYTES / 8;
+/// Words of a slot's body.
+pub const BODY_WORDS: usize = INLINE_BYTES_MAX / 8;
+
+/// What a slot asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// `post`: asynchronous.
+    Post = 1,
+    /// `send`: the sender waits until it is taken.
+    Send = 2,
+    /// `sendrec`: the sender waits for the reply with this call id.
+    Request = 3,
+    /// An answer, in a reply ring only.
+    Reply = 4,
+}
+
+/// The sender may withdraw this slot: the receiver takes it by the `taking` protocol.
+pub const WITHDRAWABLE: u8 = 1;
+/// The sender has withdrawn the slot; it keeps its place and is skipped.
+pub const WITHDRAWN: u8 = 2;
+/// The body begins with an extent's descriptor.
+pub const EXTENT: u8 = 4;
+/// The sender waits for this slot's consumption: the receiver rings when it has taken it.
+pub const TELL: u8 = 8;
+const FLAGS_ALL: u8 = WITHDRAWABLE | WITHDRAWN | EXTENT | TELL;
+
+/// The header's first word, checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Head {
+    pub lap: u32,
+    pub kind: Kind,
+    pub flags: u8,
+    pub len: u16,
+}
+
+/// The lap that the slot of `sequence` carries: never 0, so that fresh memory is no message.
+pub const fn lap(sequence: u64) -> u32 {
+    ((sequence / LANE_SLOTS) as u32).wrapping_add(1)
+}
+
+impl Head {
+    pub const fn to_word(self) -> u64 {
+        self.lap as u64 | (self.kind as u64) << 32 | (self.flags as u64) << 40 | (self.len as u64) << 48
+    }
+
+    /// The claim of word 0, checked: a known kind, known flags, a length that fits the body.
+    pub const fn from_word(word: u64) -> Result<Self, Corrupt> {
+        let kind = match (word >> 32) as u8 {
+            1 => Kind::Post,
+            2 => Kind::Send,
+            3 => Kind::Request,
+            4 => Kind::Reply,
+            other => return Err(Corrupt::new("unknown message kind", other as u64)),
+        };
+        let (flags, len) = ((word >> 40) as u8, (word >> 48) as u16);
+        if flags & !FLAGS_ALL != 0 {
+            return Err(Corrupt::new("unknown message flags", flags as u64));
+        }
+        let max = if flags & EXTENT != 0 { INLINE_BYTES_WITH_EXTENT_MAX } else { INLINE_BYTES_MAX };
+        if len as usize > max {
+            return Err(Corrupt::new("inline length beyond the slot", len as u64));
+        }
+        Ok(Head { lap: word as u32, kind, flags, len })
+    }
+
+    pub const fn has(self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// A slot copied out of shared memory or off the wire, head checked; the rest is still a claim.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotCopy {
+    pub head: Head,
+    pub source: u64,
+    pub sequence: u64,
+    pub kind: u32,
+    pub call: u32,
+    pub body: [u64; BODY_WORDS],
+}
+
+impl SlotCopy {
+    pub fn to_words(&self) -> [u64; WORDS] {
+        let mut words = [0; WORDS];
+        words[0] = self.head.to_word();
+        words[1] = self.source;
+        words[2] = self.sequence;
+        words[3] = self.kind as u64 | (self.call as u64) << 32;
+        words[4..].copy_from_slice(&self.body);
+        words
+    }
+
+    pub fn from_words(words: &[u64; WORDS]) -> Result<Self, Corrupt> {
+        let mut body = [0; BODY_WORDS];
+        body.copy_from_slice(&words[4..]);
+        Ok(SlotCopy {
+            head: Head::from_word(words[0])?,
+            source: words[1],
+            sequence: words[2],
+            kind: words[3] as u32,
+            call: (words[3] >> 32) as u32,
+            body,
+        })
+    }
+
+    /// The descriptor at the start of the body, when the head says there is one.
+    pub fn claim(&self) -> Option<Claim> {
+        self.head.has(EXTENT).then(|| Claim::from_words([self.body[0], self.body[1], self.body[2]]))
+    }
+
+    pub fn set_claim(&mut self, claim: Claim) {
+        self.body[..3].copy_from_slice(&claim.to_words());
+    }
+
+    /// Copies the inline bytes (without the descriptor) to the front of `out`; returns how many.
+    pub fn inline_into(&self, out: &mut [u8; INLINE_BYTES_MAX]) -> usize {
+        let from = if self.head.has(EXTENT) { 3 } else { 0 };
+        for (word, bytes) in self.body[from..].iter().zip(out.chunks_exact_mut(8)) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        self.head.len as usize
+    }
+
+    /// Puts `bytes` after the descriptor, if the head has one, and sets the length. `bytes` must fit: see `limits`.
+    pub fn set_inline(&mut self, bytes: &[u8]) {
+        let from = if self.head.has(EXTENT) { 3 } else { 0 };
+        let room = (BODY_WORDS - from) * 8;
+        assert!(bytes.len() <= room, "inline bytes beyond the slot: {} of {room}", bytes.len());
+        let mut chunks = bytes.chunks_exact(8);
+        let mut at = from;
+        for chunk in &mut chunks {
+            self.body[at] = u64::from_le_bytes(chunk.try_into().unwrap_or([0; 8]));
+            at += 1;
+        }
+        let rest = chunks.remainder();
+        if !rest.is_empty() {
+            let mut last = [0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            self.body[at] = u64::from_le_bytes(last);
+        }
+        self.head.len = bytes.len() as u16;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(flags: u8) -> SlotCopy {
+        SlotCopy {
+            head: Head { lap: lap(300), kind: Kind::Send, flags, len: 0 },
+            source: 7,
+            sequence: 300,
+            kind: 5,
+            call: 6,
+            body: [0; BODY_WORDS],
+        }
+    }
+
+    #[test]
+    fn a_slot_survives_its_words_and_its_inline_bytes() {
+        for len in [0, 1, 7, 8, 9, 95, 96] {
+            let mut slot = sample(0);
+            let bytes: Vec<u8> = (0..len as u8).collect();
+            slot.set_inline(&bytes);
+            let again = SlotCopy::from_words(&slot.to_words()).unwrap();
+            assert_eq!(again, slot);
+            let mut out = [0; INLINE_BYTES_MAX];
+            let n = again.inline_into(&mut out);
+            assert_eq!(&out[..n], &bytes[..]);
+        }
+    }
+
+    #[test]
+    fn a_descriptor_and_inline_bytes_live_in_one_body() {
+        let mut slot = sample(EXTENT);
+        let claim = Claim { segment: 3, token: 4, offset_bytes: 64, len_bytes: 1 << 20 };
+        slot.set_claim(claim);
+        slot.set_inline(&[9; 72]);
+        assert_eq!(slot.claim(), Some(claim));
+        let mut out = [0; INLINE_BYTES_MAX];
+        assert_eq!(slot.inline_into(&mut out), 72);
+        assert_eq!(&out[..72], &[9; 72]);
+    }
+
+    #[test]
+    fn heads_that_break_the_layout_are_corrupt() {
+        let good = Head { lap: 1, kind: Kind::Post, flags: 0, len: 96 }.to_word();
+        assert!(Head::from_word(good).is_ok());
+        assert!(Head::from_word(good + (1 << 48)).is_err(), "97 bytes inline");
+        assert!(Head::from_word(good | (EXTENT as u64) << 40).is_err(), "96 bytes beside a descriptor");
+        assert!(Head::from_word(good | 0x80 << 40).is_err(), "an unknown flag");
+        assert!(Head::from_word(good & !(0xff << 32)).is_err(), "kind 0");
+    }
+
+    #[test]
+    fn the_lap_changes_when_a_slot_is_used_again() {
+        assert_eq!(lap(0), 1);
+        assert_eq!(lap(LANE_SLOTS - 1), 1);
+        assert_eq!(lap(LANE_SLOTS), 2);
+    }
+}

@@ -1,0 +1,64 @@
+//! The stage `install`: the few system programs other stages use, by Debian's package manager, only when missing.
+
+use super::Job;
+use crate::report::excerpt;
+use crate::workspace::Workspace;
+use anyhow::Result;
+use std::process::Command;
+use std::time::Duration;
+
+/// Program, and the Debian package that holds it.
+const NEEDED: &[(&str, &str)] = &[("ip", "iproute2"), ("setpriv", "util-linux")];
+const TRIES: usize = 3;
+const BETWEEN_TRIES: Duration = Duration::from_secs(5);
+
+pub fn run(job: &mut Job) -> Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        job.passed("install", "nothing is missing");
+        return Ok(());
+    }
+    let packages = missing.join(" ");
+    if !job.workspace.is_root_user {
+        job.not_run(
+            "install",
+            format!("needs root; some stages will not run without: apt-get install {packages}"),
+        );
+        return Ok(());
+    }
+    if Workspace::find_program("apt-get").is_none() {
+        job.not_run("install", format!("there is no apt-get; install what holds: {packages}"));
+        return Ok(());
+    }
+    for attempt in 1..=TRIES {
+        let mut update = apt();
+        update.arg("update");
+        let mut install = apt();
+        install.args(["-y", "--no-install-recommends", "install"]).args(&missing);
+        let updated = job.run(update)?;
+        let installed = job.run(install)?;
+        if installed.is_ok() {
+            job.passed("install", packages);
+            return Ok(());
+        }
+        let failure = if updated.is_ok() { installed } else { updated };
+        let said = excerpt(failure.log.iter()).pop().unwrap_or_default();
+        if attempt == TRIES {
+            job.not_run("install", format!("apt-get could not install {packages}: {said}"));
+        } else {
+            job.remark(&format!("attempt {attempt} of {TRIES}: {said}"));
+            std::thread::sleep(BETWEEN_TRIES);
+        }
+    }
+    Ok(())
+}
+
+fn missing() -> Vec<&'static str> {
+    NEEDED.iter().filter(|(program, _)| Workspace::find_program(program).is_none()).map(|(_, p)| *p).collect()
+}
+
+fn apt() -> Command {
+    let mut apt = Command::new("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "DPkg::Lock::Timeout=300"]);
+    apt
+}

@@ -1,0 +1,183 @@
+//! Extents on their way: which are out, with whom, and when they come home.
+//!
+//! Over shared memory an extent comes home when the receiver drops its view, by the return ring. Behind a proxy it is
+//! home as soon as the far end has consumed the slot: the bytes were copied to the other node, and until then they are
+//! needed, should the proxy have to send them again.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use abi::limits::{EXTENT_BYTES_PER_PAIR_MAX, EXTENTS_PER_PAIR_MAX};
+use abi::slot::SlotCopy;
+use abi::{Claim, Corrupt};
+use shm::pool::{Extent, Loan};
+
+use super::{Core, Host, PeerIndex};
+use crate::message::{Home, View};
+
+/// By which publication an extent left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum By {
+    Slot(u64),
+    Reply(u32),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    extent: Extent,
+    peer: PeerIndex,
+    by: By,
+}
+
+/// All that is out, by token.
+#[derive(Default)]
+pub(super) struct Out {
+    entries: Vec<Option<Entry>>,
+    free: Vec<u32>,
+}
+
+impl Out {
+    fn put(&mut self, entry: Entry) -> u32 {
+        let token = self.free.pop().unwrap_or(self.entries.len() as u32);
+        match self.entries.get_mut(token as usize) {
+            Some(place) => *place = Some(entry),
+            None => self.entries.push(Some(entry)),
+        }
+        token
+    }
+
+    fn take(&mut self, token: u32, peer: PeerIndex) -> Option<Entry> {
+        let place = self.entries.get_mut(token as usize)?;
+        if place.as_ref()?.peer != peer {
+            return None;
+        }
+        self.free.push(token);
+        place.take()
+    }
+}
+
+impl Core {
+    /// Whether one more extent of this length may be out with the peer.
+    pub(super) fn may_lend(&mut self, index: PeerIndex, len_bytes: u64) -> Result<bool, Corrupt> {
+        self.bring_home(index)?;
+        let Some(peer) = self.peer(index) else { return Ok(false) };
+        Ok(peer.out.extents < EXTENTS_PER_PAIR_MAX
+            && (peer.out.bytes + len_bytes <= EXTENT_BYTES_PER_PAIR_MAX || peer.out.extents == 0))
+    }
+
+    /// Gives a loan to the peer: enters it in the books and puts its descriptor into the slot.
+    pub(super) fn lend(&mut self, index: PeerIndex, loan: Loan, by: By, message: &mut SlotCopy) -> u32 {
+        let extent = loan.into_extent();
+        let token = self.out.put(Entry { extent, peer: index, by });
+        if let Some(peer) = self.peer_mut(index) {
+            peer.out.extents += 1;
+            peer.out.bytes += extent.len_bytes as u64;
+        }
+        message.set_claim(Claim {
+            segment: extent.segment,
+            token,
+            offset_bytes: extent.offset_bytes,
+            len_bytes: extent.len_bytes as u64,
+        });
+        token
+    }
+
+    pub(super) fn take_home(&mut self, index: PeerIndex, token: u32) -> bool {
+        let Some(entry) = self.out.take(token, index) else { return false };
+        if let Some(peer) = self.peer_mut(index) {
+            peer.out.extents -= 1;
+            peer.out.bytes -= entry.extent.len_bytes as u64;
+        }
+        // The books say that it was allocated: `Out` holds each extent once.
+        self.pool.free(entry.extent).is_ok()
+    }
+
+    /// Takes home everything that is out with a peer that ended.
+    pub(super) fn take_home_all(&mut self, index: PeerIndex) {
+        for token in 0..self.out.entries.len() as u32 {
+            self.take_home(index, token);
+        }
+    }
+
+    /// Takes home what the peer no longer needs.
+    pub(super) fn bring_home(&mut self, index: PeerIndex) -> Result<(), Corrupt> {
+        let Some(peer) = self.peer_mut(index) else { return Ok(()) };
+        if peer.out.extents == 0 {
+            return Ok(());
+        }
+        if peer.proxied {
+            let consumed = peer.writer.consumed(&peer.side)?;
+            let replied = peer.side.reply_taken();
+            return self.take_home_covered(index, consumed, replied);
+        }
+        loop {
+            let Some(peer) = self.peer_mut(index) else { return Ok(()) };
+            let side = peer.side.clone();
+            let Some((token, _)) = peer.returns.next(&side)? else { return Ok(()) };
+            if !self.take_home(index, token) {
+                return Err(Corrupt::new("an extent returned that is not out", token as u64));
+            }
+        }
+    }
+
+    /// Takes home what any peer no longer needs. Cost: a look at every pair; for when the pool is empty.
+    pub fn bring_home_from_all(&mut self) {
+        for index in 0..self.peers.len() as u32 {
+            let index = PeerIndex(index);
+            if let Err(corrupt) = self.bring_home(index) {
+                self.condemn(index, corrupt);
+            }
+        }
+    }
+
+    fn take_home_covered(&mut self, index: PeerIndex, consumed: u64, replied: u32) -> Result<(), Corrupt> {
+        for token in 0..self.out.entries.len() as u32 {
+            let covered = match &self.out.entries[token as usize] {
+                Some(entry) if entry.peer == index => match entry.by {
+                    By::Slot(sequence) => sequence < consumed,
+                    By::Reply(call) => call <= replied,
+                },
+                _ => false,
+            };
+            if covered {
+                self.take_home(index, token);
+            }
+        }
+        Ok(())
+    }
+
+    /// The view of a received slot's extent.
+    ///
+    /// Errors: `Corrupt` for a descriptor that leaves its segment, or a segment that cannot be had.
+    pub(super) fn view_of(
+        &mut self,
+        index: PeerIndex,
+        message: &SlotCopy,
+        host: &mut dyn Host,
+    ) -> Result<Option<View>, Corrupt> {
+        let Some(claim) = message.claim() else { return Ok(None) };
+        let Some(peer) = self.peer(index) else { return Ok(None) };
+        let (memory, path) = (peer.memory, Rc::clone(&peer.path));
+        let key = (memory, claim.segment);
+        let map = match self.segments.get(&key) {
+            Some(map) => map.clone(),
+            None => {
+                let map = host
+                    .map_segment(memory, claim.segment)
+                    .map_err(|_| Corrupt::new("an extent in a segment that cannot be had", claim.segment as u64))?;
+                self.segments.insert(key, map.clone());
+                map
+            }
+        };
+        let range = claim.check(map.len_bytes() as u64)?;
+        let home = Home { path, token: claim.token, memory, given: Cell::new(false) };
+        Ok(Some(View::new(map, range, home)))
+    }
+
+    /// Gives back the extent of a slot that is not handed out.
+    pub(super) fn give_back(&mut self, index: PeerIndex, message: &SlotCopy) {
+        let (Some(claim), Some(peer)) = (message.claim(), self.peer(index)) else { return };
+        let path = Rc::clone(&peer.path);
+        Home { path, token: claim.token, memory: peer.memory, given: Cell::new(false) }.give();
+    }
+}

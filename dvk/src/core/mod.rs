@@ -1,0 +1,431 @@
+//! The kernel of one binding: its pairs, and what every call does to them. Pure: no clock, no socket, no thread; what it
+//! needs of the world it asks its [`Host`], so that a driver and the simulator run the same code.
+//!
+//! Calls are split into a start and a poll: `start_send` publishes, `poll_sent` says whether it is taken. The driver
+//! waits in between. Neighbours: `send`, `receive`, `extents` (the calls), `peer` (a pair), `shm` (the words).
+
+mod extents;
+mod receive;
+mod send;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use abi::table::{Entry, State};
+use abi::{Corrupt, Endpoint, Slot, doorbell, side, table};
+use shm::doorbell::Doorbells;
+use shm::lane::{LaneReader, LaneWriter, look_again};
+use shm::map::Mapping;
+use shm::os::events::EventFd;
+use shm::pool::Pool;
+use shm::returns::Returns;
+use shm::side::{OwnSide, PeerSide};
+use shm::sync::Ordering;
+use shm::words::Words;
+
+use crate::error::Unavailable;
+use crate::peer::{End, Far, Outstanding, Path, Peer};
+
+pub use receive::Accepts;
+pub use send::{Call, Sent};
+
+/// What the core needs of the world.
+pub trait Host {
+    /// A bulk segment of a memory that this binding was introduced to.
+    fn map_segment(&mut self, memory: u32, segment: u32) -> Result<Arc<Mapping>, Unavailable>;
+    /// Our side towards `peer` is all zeroes again and may be used for another.
+    fn recycled(&mut self, peer: Endpoint);
+    /// The pairs that the daemon has for us, new or moved.
+    fn pull(&mut self) -> Result<Option<Pulled>, Unavailable>;
+}
+
+/// Both sides of a pair, mapped.
+pub struct Introduced {
+    pub peer: Endpoint,
+    pub own: OwnSide,
+    pub side: PeerSide,
+    pub memory: u32,
+    pub doorbell: usize,
+    pub proxied: bool,
+    /// Rings a peer that sleeps in epoll.
+    pub ring: Option<Arc<EventFd>>,
+}
+
+/// One answer to a pull.
+pub enum Pulled {
+    Introduced(Introduced),
+    /// The pair leads elsewhere now; our own side is the same.
+    Moved { peer: Endpoint, side: PeerSide, memory: u32, doorbell: usize, ring: Option<Arc<EventFd>> },
+}
+
+/// Index of a pair in the core.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct PeerIndex(u32);
+
+/// What the DC's table says of an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Known {
+    Alive,
+    Dead,
+    NodeDead,
+}
+
+/// How many lanes a receiver scans by itself.
+const ATTENDED_MAX: usize = 8;
+
+/// The kernel of one binding.
+pub struct Core {
+    me: Endpoint,
+    doorbell: usize,
+    doorbells: Doorbells,
+    table: Words,
+    peers: Vec<Option<Box<Peer>>>,
+    free: Vec<u32>,
+    by_slot: BTreeMap<u16, Vec<PeerIndex>>,
+    /// The pair used last: steady conversations look nowhere else.
+    last: Option<(Endpoint, PeerIndex)>,
+    attended: Vec<PeerIndex>,
+    pending: Pending,
+    pulls_seen: u64,
+    /// Where the round of notifications stands: `None` when one message is due first.
+    note_floor: Option<u32>,
+    /// The pair whose message was served last.
+    served: u32,
+    calls: u32,
+    pool: Pool,
+    out: extents::Out,
+    segments: BTreeMap<(u32, u32), Arc<Mapping>>,
+    counters: Counters,
+}
+
+/// What a binding has done since it began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    pub sent: u64,
+    pub received: u64,
+    pub skipped: u64,
+    pub corrupt: u64,
+}
+
+/// Pairs that may have something, as bits by index.
+#[derive(Default)]
+struct Pending {
+    bits: Vec<u64>,
+}
+
+impl Pending {
+    fn set(&mut self, index: PeerIndex) {
+        let word = index.0 as usize / 64;
+        if self.bits.len() <= word {
+            self.bits.resize(word + 1, 0);
+        }
+        self.bits[word] |= 1 << (index.0 % 64);
+    }
+
+    fn clear(&mut self, index: PeerIndex) {
+        if let Some(word) = self.bits.get_mut(index.0 as usize / 64) {
+            *word &= !(1 << (index.0 % 64));
+        }
+    }
+
+    /// The first index at or above `from`.
+    fn first_from(&self, from: u32) -> Option<PeerIndex> {
+        let mut word = from as usize / 64;
+        let mut mask = u64::MAX << (from % 64);
+        while let Some(bits) = self.bits.get(word) {
+            let left = bits & mask;
+            if left != 0 {
+                return Some(PeerIndex(word as u32 * 64 + left.trailing_zeros()));
+            }
+            mask = u64::MAX;
+            word += 1;
+        }
+        None
+    }
+}
+
+impl Core {
+    /// A core with no pairs yet.
+    pub fn new(me: Endpoint, doorbells: Doorbells, table: Words, pool: Pool) -> Core {
+        Core {
+            me,
+            doorbell: doorbell::of_slot(me.slot),
+            doorbells,
+            table,
+            peers: Vec::new(),
+            free: Vec::new(),
+            by_slot: BTreeMap::new(),
+            last: None,
+            attended: Vec::with_capacity(ATTENDED_MAX),
+            pending: Pending::default(),
+            pulls_seen: 0,
+            note_floor: Some(0),
+            served: 0,
+            calls: 0,
+            pool,
+            out: extents::Out::default(),
+            segments: BTreeMap::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    pub fn me(&self) -> Endpoint {
+        self.me
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The doorbells of the DC and which one is ours, for a driver that sleeps.
+    pub fn doorbells(&self) -> (&Doorbells, usize) {
+        (&self.doorbells, self.doorbell)
+    }
+
+    /// The table's entry of a slot. Cost: one load.
+    #[inline]
+    pub fn entry(&self, slot: Slot) -> Entry {
+        // Pairs with: the daemon's table store (Release) in `node`.
+        Entry::from_word(self.table.load(table::of_slot(slot), Ordering::Acquire))
+    }
+
+    /// The endpoint that is bound in a slot.
+    pub fn lookup(&self, slot: Slot) -> Option<Endpoint> {
+        let entry = self.entry(slot);
+        (entry.state == State::Bound).then(|| Endpoint::new(self.me.dc, slot, entry.generation))
+    }
+
+    /// Whether this very generation lives.
+    #[inline]
+    pub fn known(&self, endpoint: Endpoint) -> Known {
+        if endpoint.dc != self.me.dc || endpoint.slot.0 >= abi::limits::SLOTS_PER_DC {
+            return Known::Dead;
+        }
+        let entry = self.entry(endpoint.slot);
+        match entry.state {
+            State::Bound if entry.generation == endpoint.generation => Known::Alive,
+            State::NodeDead if entry.generation == endpoint.generation => Known::NodeDead,
+            State::Free | State::Bound | State::Dead | State::NodeDead => Known::Dead,
+        }
+    }
+
+    /// The pair with an endpoint, if there is one.
+    #[inline]
+    pub fn find(&mut self, endpoint: Endpoint) -> Option<PeerIndex> {
+        if let Some((last, index)) = self.last
+            && last == endpoint
+        {
+            return Some(index);
+        }
+        let found = self.by_slot.get(&endpoint.slot.0)?.iter().copied();
+        let index = found.into_iter().find(|&i| self.peer(i).is_some_and(|p| p.endpoint == endpoint))?;
+        self.last = Some((endpoint, index));
+        Some(index)
+    }
+
+    #[inline]
+    fn peer(&self, index: PeerIndex) -> Option<&Peer> {
+        self.peers.get(index.0 as usize)?.as_deref()
+    }
+
+    #[inline]
+    fn peer_mut(&mut self, index: PeerIndex) -> Option<&mut Peer> {
+        self.peers.get_mut(index.0 as usize)?.as_deref_mut()
+    }
+
+    /// Takes a pair in. Idempotent.
+    pub fn introduce(&mut self, new: Introduced) -> PeerIndex {
+        if let Some(index) = self.find(new.peer) {
+            return index;
+        }
+        let far = Far { side: new.side.clone(), doorbell: new.doorbell, ring: new.ring };
+        let path = Rc::new(Path::new(new.own, far, self.doorbells.clone(), self.me.slot.0));
+        let peer = Box::new(Peer {
+            endpoint: new.peer,
+            path,
+            returns: Returns::default(),
+            side: new.side,
+            proxied: new.proxied,
+            memory: new.memory,
+            writer: LaneWriter::default(),
+            reader: LaneReader::default(),
+            raises_seen: 0,
+            out: Outstanding::default(),
+            end: None,
+            replied: None,
+        });
+        let index = PeerIndex(self.free.pop().unwrap_or(self.peers.len() as u32));
+        match self.peers.get_mut(index.0 as usize) {
+            Some(place) => *place = Some(peer),
+            None => self.peers.push(Some(peer)),
+        }
+        self.by_slot.entry(new.peer.slot.0).or_default().push(index);
+        self.pending.set(index);
+        index
+    }
+
+    /// Does what the daemon has rung for, if it has. Cost when not: one load.
+    pub fn pull(&mut self, host: &mut dyn Host) -> Result<(), Unavailable> {
+        let pulls = self.doorbells.pulls(self.doorbell);
+        if pulls == self.pulls_seen {
+            return Ok(());
+        }
+        self.pull_now(host)?;
+        self.pulls_seen = pulls;
+        Ok(())
+    }
+
+    /// Asks the daemon in any case: a spoilt doorbell page hides a ring.
+    pub fn pull_now(&mut self, host: &mut dyn Host) -> Result<(), Unavailable> {
+        while let Some(pulled) = host.pull()? {
+            match pulled {
+                Pulled::Introduced(new) => {
+                    self.introduce(new);
+                }
+                Pulled::Moved { peer, side, memory, doorbell, ring } => {
+                    if let Some(index) = self.find(peer) {
+                        self.moved(index, Far { side, doorbell, ring }, memory);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn moved(&mut self, index: PeerIndex, far: Far, memory: u32) {
+        let Some(peer) = self.peer_mut(index) else { return };
+        peer.writer.leave(&peer.side);
+        peer.side = far.side.clone();
+        peer.memory = memory;
+        // What a predecessor was given back is its affair; its successor starts with an empty ring of ours.
+        peer.returns = Returns::from_now(&peer.side);
+        *peer.path.far.borrow_mut() = far;
+        peer.path.knock();
+        self.pending.set(index);
+    }
+
+    /// Makes a receiver that spins scan this lane by itself, so that its sender need not ring.
+    fn attend(&mut self, index: PeerIndex) {
+        if self.attended.contains(&index) {
+            return;
+        }
+        if self.attended.len() == ATTENDED_MAX {
+            let oldest = self.attended.remove(0);
+            if let Some(peer) = self.peer(oldest) {
+                peer.path.own.set_attending(false);
+                look_again();
+            }
+            self.pending.set(oldest);
+        }
+        if let Some(peer) = self.peer(index) {
+            peer.path.own.set_attending(true);
+            self.attended.push(index);
+        }
+    }
+
+    /// Before sleeping: from now on every sender rings. Whatever is waited for must be looked at once more after this.
+    pub fn stop_attending(&mut self) {
+        for at in 0..self.attended.len() {
+            let index = self.attended[at];
+            if let Some(peer) = self.peer(index) {
+                peer.path.own.set_attending(false);
+            }
+            self.pending.set(index);
+        }
+        self.attended.clear();
+        look_again();
+    }
+
+    /// Collects the hints of our doorbell. Cost when nobody rang: one load.
+    pub fn collect_hints(&mut self) {
+        if !self.doorbells.has_hints(self.doorbell) {
+            return;
+        }
+        let (doorbells, pending, by_slot) = (&self.doorbells, &mut self.pending, &self.by_slot);
+        doorbells.drain(self.doorbell, |slot| {
+            for &index in by_slot.get(&slot).into_iter().flatten() {
+                pending.set(index);
+            }
+        });
+    }
+
+    /// Looks at every pair again, whatever the hints say: against a spoilt doorbell page.
+    pub fn suspect_all(&mut self) {
+        for (index, peer) in self.peers.iter().enumerate() {
+            if peer.is_some() {
+                self.pending.set(PeerIndex(index as u32));
+            }
+        }
+    }
+
+    /// Looks whether the peer has ended, and remembers it.
+    fn look_at_end(&mut self, index: PeerIndex) -> Option<End> {
+        let peer = self.peer(index)?;
+        if peer.end.is_some() {
+            return peer.end;
+        }
+        let known = self.known(peer.endpoint);
+        let (how, slots) = peer.side.end();
+        let end = match (peer.proxied, how, known) {
+            (_, _, Known::NodeDead) | (true, side::END_NODE_DEAD, _) => Some(End::NodeDead),
+            (true, side::END_DEAD | side::END_REFUSED, _) => Some(End::Dead { slots }),
+            // Its process is gone, so what it published is all there will be: the final sequence is frozen here.
+            (false, _, Known::Dead) => Some(End::Dead { slots: peer.reader.next() + peer.reader.pending(&peer.side) }),
+            _ => None,
+        };
+        if let Some(peer) = self.peer_mut(index) {
+            peer.end = end;
+        }
+        end
+    }
+
+    /// Forgets a pair whose peer has ended and has nothing for us any more.
+    fn close_if_drained(&mut self, index: PeerIndex, host: &mut dyn Host) -> bool {
+        let Some(peer) = self.peer(index) else { return true };
+        if peer.end.is_none() || peer.has_message() {
+            return false;
+        }
+        self.close(index, host);
+        true
+    }
+
+    fn close(&mut self, index: PeerIndex, host: &mut dyn Host) {
+        let Some(peer) = self.peers[index.0 as usize].take() else { return };
+        peer.path.close();
+        self.take_home_all(index);
+        if let Some(of_slot) = self.by_slot.get_mut(&peer.endpoint.slot.0) {
+            of_slot.retain(|&i| i != index);
+            if of_slot.is_empty() {
+                self.by_slot.remove(&peer.endpoint.slot.0);
+            }
+        }
+        self.last = None;
+        self.attended.retain(|&i| i != index);
+        self.pending.clear(index);
+        self.segments.retain(|&(memory, _), _| memory != peer.memory || peer.proxied);
+        self.free.push(index.0);
+        peer.path.own.clear();
+        host.recycled(peer.endpoint);
+    }
+
+    /// A peer broke the protocol: its pair is closed for us, as by its death. Others do not act on it.
+    fn condemn(&mut self, index: PeerIndex, why: Corrupt) -> Corrupt {
+        self.counters.corrupt += 1;
+        if let Some(peer) = self.peer_mut(index) {
+            peer.end = Some(End::Dead { slots: 0 });
+        }
+        why
+    }
+
+    /// How many pairs there are.
+    pub fn pairs(&self) -> usize {
+        self.peers.iter().flatten().count()
+    }
+
+    pub fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+}

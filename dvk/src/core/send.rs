@@ -1,0 +1,360 @@
+//! The sending half: send, post, sendrec, reply, notify, and what ends each of them.
+
+use abi::slot::{self, Kind};
+use abi::{Corrupt, Endpoint};
+use shm::lane::Withdrawal;
+use shm::{notify, reply};
+
+use super::extents::By;
+use super::{Core, Host, PeerIndex};
+use crate::error::{PostError, ReplyError, SendError, SendrecError};
+use crate::message::{Delivery, Message, What};
+use crate::peer::End;
+
+/// A published rendezvous that waits to be taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sent {
+    peer: PeerIndex,
+    sequence: u64,
+    token: Option<u32>,
+}
+
+/// A published request that waits for its reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Call {
+    sent: Sent,
+    call: u32,
+}
+
+impl Sent {
+    /// The pair it waits on.
+    pub fn peer(&self) -> PeerIndex {
+        self.peer
+    }
+}
+
+impl Call {
+    pub fn peer(&self) -> PeerIndex {
+        self.sent.peer
+    }
+}
+
+/// Why nothing was published.
+pub(crate) enum NotPublished {
+    Full(Message),
+    Dead,
+    Corrupt(Corrupt),
+}
+
+impl From<NotPublished> for PostError {
+    fn from(why: NotPublished) -> Self {
+        match why {
+            NotPublished::Full(message) => PostError::Full(message),
+            NotPublished::Dead => PostError::DeadDestination,
+            NotPublished::Corrupt(corrupt) => PostError::Corrupt(corrupt),
+        }
+    }
+}
+
+impl From<NotPublished> for SendError {
+    fn from(why: NotPublished) -> Self {
+        match why {
+            NotPublished::Full(_) => SendError::Full,
+            NotPublished::Dead => SendError::DeadDestination,
+            NotPublished::Corrupt(corrupt) => SendError::Corrupt(corrupt),
+        }
+    }
+}
+
+impl From<NotPublished> for SendrecError {
+    fn from(why: NotPublished) -> Self {
+        match why {
+            NotPublished::Full(_) => SendrecError::Full,
+            NotPublished::Dead => SendrecError::DeadDestination,
+            NotPublished::Corrupt(corrupt) => SendrecError::Corrupt(corrupt),
+        }
+    }
+}
+
+impl Core {
+    /// Publishes on the lane to a pair. All checks of a send are here: generation, death, room, extents.
+    #[inline]
+    fn publish(
+        &mut self,
+        index: PeerIndex,
+        mut message: Message,
+        kind: Kind,
+        flags: u8,
+        call: u32,
+    ) -> Result<Sent, NotPublished> {
+        let Some(peer) = self.peer(index) else { return Err(NotPublished::Dead) };
+        let endpoint = peer.endpoint;
+        if peer.end.is_some() || self.known(endpoint) != super::Known::Alive {
+            self.look_at_end(index);
+            return Err(NotPublished::Dead);
+        }
+        if let Some(loan) = &message.loan {
+            let len_bytes = loan.len() as u64;
+            match self.may_lend(index, len_bytes) {
+                Ok(true) => {}
+                Ok(false) => return Err(NotPublished::Full(message)),
+                Err(corrupt) => return Err(NotPublished::Corrupt(self.condemn(index, corrupt))),
+            }
+        }
+        let me = self.me;
+        let Some(peer) = self.peer_mut(index) else { return Err(NotPublished::Dead) };
+        match peer.writer.has_room(&peer.side) {
+            Ok(true) => {}
+            Ok(false) => return Err(NotPublished::Full(message)),
+            Err(corrupt) => return Err(NotPublished::Corrupt(self.condemn(index, corrupt))),
+        }
+        let flags = flags | peer.flags_for_next();
+        let sequence = peer.writer.next();
+        let mut slot = message.to_slot(kind, flags, me, call);
+        let token = message.loan.take().map(|loan| self.lend(index, loan, By::Slot(sequence), &mut slot));
+        let Some(peer) = self.peer_mut(index) else { return Err(NotPublished::Dead) };
+        peer.writer.publish(&peer.path.own, &mut slot);
+        peer.path.knock();
+        self.counters.sent += 1;
+        Ok(Sent { peer: index, sequence, token })
+    }
+
+    /// Publishes asynchronously.
+    pub fn post(&mut self, index: PeerIndex, message: Message) -> Result<(), PostError> {
+        self.publish(index, message, Kind::Post, 0, 0).map(|_| ()).map_err(PostError::from)
+    }
+
+    /// Publishes a rendezvous; `withdrawable` if its wait may end early.
+    pub fn start_send(&mut self, index: PeerIndex, message: Message, withdrawable: bool) -> Result<Sent, SendError> {
+        let flags = slot::TELL | if withdrawable { slot::WITHDRAWABLE } else { 0 };
+        self.publish(index, message, Kind::Send, flags, 0).map_err(SendError::from)
+    }
+
+    /// Whether a rendezvous has ended, and how. Cost: one load.
+    #[inline]
+    pub fn poll_sent(&mut self, sent: Sent) -> Option<Result<(), SendError>> {
+        match self.is_taken(sent) {
+            Err(corrupt) => Some(Err(SendError::Corrupt(corrupt))),
+            Ok(true) => Some(Ok(())),
+            Ok(false) => None,
+        }
+    }
+
+    /// Whether the peer's end has ended the rendezvous. Asked when a wait has lasted a little.
+    pub fn poll_sent_end(&mut self, sent: Sent) -> Option<Result<(), SendError>> {
+        let end = self.look_at_end(sent.peer)?;
+        // The consumed counter is final now: looked at again, after the end was seen.
+        if let Some(done) = self.poll_sent(sent) {
+            return Some(done);
+        }
+        Some(Err(match end {
+            End::Dead { .. } => SendError::DeadDestination,
+            End::NodeDead if self.may_have_left(sent) => SendError::DeliveryUnknown,
+            End::NodeDead => SendError::DeadDestination,
+        }))
+    }
+
+    fn is_taken(&mut self, sent: Sent) -> Result<bool, Corrupt> {
+        let Some(peer) = self.peer_mut(sent.peer) else { return Ok(false) };
+        match peer.writer.consumed(&peer.side) {
+            Ok(consumed) => Ok(consumed > sent.sequence),
+            Err(corrupt) => Err(self.condemn(sent.peer, corrupt)),
+        }
+    }
+
+    fn may_have_left(&self, sent: Sent) -> bool {
+        self.peer(sent.peer).is_some_and(|p| p.writer.may_have_left(&p.side, sent.sequence))
+    }
+
+    /// The time of a rendezvous is over: takes it back if that can be.
+    pub fn withdraw(&mut self, sent: Sent) -> Result<Withdrawal, Corrupt> {
+        let Some(peer) = self.peer_mut(sent.peer) else { return Ok(Withdrawal::Undecided) };
+        let side = peer.side.clone();
+        let path = peer.path.clone();
+        match peer.writer.withdraw(&path.own, &side, sent.sequence) {
+            Err(corrupt) => Err(self.condemn(sent.peer, corrupt)),
+            // The receiver returns the extent of a slot it skips; a certain withdrawal is skipped too.
+            Ok(outcome) => {
+                path.knock();
+                Ok(outcome)
+            }
+        }
+    }
+
+    /// Publishes a request.
+    pub fn start_call(&mut self, index: PeerIndex, message: Message, withdrawable: bool) -> Result<Call, SendrecError> {
+        self.calls = self.calls.wrapping_add(1).max(1);
+        let call = self.calls;
+        let flags = if withdrawable { slot::WITHDRAWABLE } else { 0 };
+        if let Some(peer) = self.peer(index) {
+            peer.path.own.set_calling(call);
+        }
+        match self.publish(index, message, Kind::Request, flags, call) {
+            Ok(sent) => Ok(Call { sent, call }),
+            Err(why) => {
+                self.end_call(index);
+                Err(why.into())
+            }
+        }
+    }
+
+    fn end_call(&mut self, index: PeerIndex) {
+        if let Some(peer) = self.peer(index) {
+            peer.path.own.set_calling(0);
+        }
+    }
+
+    /// Whether the reply is here. Cost: one load.
+    #[inline]
+    pub fn poll_call(&mut self, call: Call, host: &mut dyn Host) -> Option<Result<Delivery, SendrecError>> {
+        let index = call.sent.peer;
+        let peer = self.peer(index)?;
+        let source = peer.endpoint;
+        match reply::read(&peer.side, call.call, source) {
+            Ok(None) => None,
+            Ok(Some(slot)) => {
+                // A reply with a call id that is not current cannot get here: `read` asked for this one.
+                let view = match self.view_of(index, &slot, host) {
+                    Ok(view) => view,
+                    Err(corrupt) => return Some(Err(SendrecError::Corrupt(self.condemn(index, corrupt)))),
+                };
+                let peer = self.peer(index)?;
+                if slot.head.has(slot::EXTENT) {
+                    peer.path.own.set_reply_taken(call.call);
+                    // A proxy keeps the far end's extent until it hears of this.
+                    if peer.proxied {
+                        peer.path.knock();
+                    }
+                }
+                self.end_call(index);
+                self.counters.received += 1;
+                Some(Ok(Delivery::of_slot(source, What::Reply, &slot, view)))
+            }
+            Err(corrupt) => {
+                self.end_call(index);
+                Some(Err(SendrecError::Corrupt(self.condemn(index, corrupt))))
+            }
+        }
+    }
+
+    /// Whether the call can no longer be answered: the server ended, or the two wait for each other.
+    pub fn poll_call_end(&mut self, call: Call, host: &mut dyn Host) -> Option<Result<Delivery, SendrecError>> {
+        let index = call.sent.peer;
+        if let Some(end) = self.look_at_end(index) {
+            // Published before its death, seen after: the reply counts.
+            if let Some(done) = self.poll_call(call, host) {
+                return Some(done);
+            }
+            let taken = self.is_taken(call.sent);
+            self.end_call(index);
+            return Some(Err(match (end, taken) {
+                (_, Err(corrupt)) => SendrecError::Corrupt(corrupt),
+                (_, Ok(true)) => SendrecError::DeadSource,
+                (End::NodeDead, Ok(false)) if self.may_have_left(call.sent) => SendrecError::DeliveryUnknown,
+                (_, Ok(false)) => SendrecError::DeadDestination,
+            }));
+        }
+        None
+    }
+
+    /// Whether the server itself waits for our reply, which it will not get while we wait for its. Asked after
+    /// [`Core::stop_attending`], whose fence makes one of the two see the other.
+    pub fn is_deadlock(&self, call: Call) -> bool {
+        self.peer(call.sent.peer).is_some_and(|peer| {
+            let theirs = peer.side.calling();
+            !peer.proxied && theirs != 0 && !reply::is_published(&peer.path.own, theirs)
+        })
+    }
+
+    /// The time of a call is over. `None`: undecided, ask again within its bound.
+    pub fn give_up(&mut self, call: Call, last: bool) -> Option<SendrecError> {
+        let index = call.sent.peer;
+        let outcome = self.withdraw(call.sent);
+        if outcome == Ok(Withdrawal::Undecided) && !last {
+            return None;
+        }
+        if let Some(peer) = self.peer(index) {
+            peer.path.own.set_gave_up(call.call);
+        }
+        self.end_call(index);
+        Some(match outcome {
+            Ok(Withdrawal::Withdrawn) => SendrecError::TimedOut,
+            Ok(Withdrawal::Taken) => SendrecError::TimedOutTaken,
+            Ok(Withdrawal::Undecided) => SendrecError::TimedOutUnknown,
+            Err(corrupt) => SendrecError::Corrupt(corrupt),
+        })
+    }
+
+    /// Answers a request. Never waits.
+    pub fn reply(&mut self, client: Endpoint, call: u32, mut message: Message) -> Result<(), ReplyError> {
+        let Some(index) = self.find(client) else { return Err(ReplyError::NotWaiting) };
+        let me = self.me;
+        let Some(peer) = self.peer_mut(index) else { return Err(ReplyError::NotWaiting) };
+        if peer.end.is_some() || peer.side.gave_up() >= call {
+            return Err(ReplyError::NotWaiting);
+        }
+        // An earlier reply that was never taken: its client has called again, so it never will be.
+        if let Some((earlier, token)) = peer.replied.take()
+            && earlier != call
+            && !peer.proxied
+            && peer.side.reply_taken() < earlier
+        {
+            self.take_home(index, token);
+        }
+        if let Some(loan) = &message.loan {
+            let len_bytes = loan.len() as u64;
+            if self.may_lend(index, len_bytes) != Ok(true) {
+                return Err(ReplyError::Full);
+            }
+        }
+        let mut slot = message.to_slot(Kind::Reply, 0, me, call);
+        let token = message.loan.take().map(|loan| self.lend(index, loan, By::Reply(call), &mut slot));
+        let Some(peer) = self.peer_mut(index) else { return Err(ReplyError::NotWaiting) };
+        peer.replied = token.map(|token| (call, token));
+        reply::publish(&peer.path.own, &mut slot);
+        peer.path.knock();
+        self.counters.sent += 1;
+        Ok(())
+    }
+
+    /// Raises bits at the peer. Never blocks, never lost.
+    pub fn notify(&mut self, index: PeerIndex, bits: u32) -> bool {
+        let Some(peer) = self.peer(index) else { return false };
+        if peer.end.is_some() || self.known(peer.endpoint) != super::Known::Alive {
+            return false;
+        }
+        notify::raise(&peer.path.own, bits);
+        peer.path.knock();
+        true
+    }
+
+    /// Whether a slot of the lane to the peer is free and no extent limit is reached.
+    pub fn has_room(&mut self, index: PeerIndex) -> Result<bool, Corrupt> {
+        if let Err(corrupt) = self.bring_home(index) {
+            return Err(self.condemn(index, corrupt));
+        }
+        let Some(peer) = self.peer_mut(index) else { return Ok(false) };
+        let lendable = peer.out.extents < abi::limits::EXTENTS_PER_PAIR_MAX;
+        match peer.writer.has_room(&peer.side) {
+            Ok(room) => Ok(room && lendable),
+            Err(corrupt) => Err(self.condemn(index, corrupt)),
+        }
+    }
+
+    /// Whether the peer has ended, for a wait that is about it alone.
+    pub fn has_ended(&mut self, index: PeerIndex) -> bool {
+        self.peer(index).is_none() || self.look_at_end(index).is_some()
+    }
+
+    /// Tells the peer to ring when it gives an extent back, or no longer to.
+    pub fn want_returns(&self, index: PeerIndex, on: bool) {
+        if let Some(peer) = self.peer(index) {
+            peer.path.own.set_wants_returns(on);
+        }
+    }
+
+    /// Scans the pair by ourselves while we spin for it.
+    pub fn attend_to(&mut self, index: PeerIndex) {
+        self.attend(index);
+    }
+}

@@ -1,0 +1,283 @@
+//! Driver: the connection to the node's daemon: binding, introductions, segments. Off the message path.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use abi::limits::{INTRODUCTION_WAIT_MS, SIDES_MORE, SIDES_SPARE_MIN};
+use abi::member::{Introduction, Refusal, Reply, Request, SegmentKind, VERSION, WORDS};
+use abi::{DcId, Endpoint, Incarnation, Name, NodeId, Slot, doorbell, side, table};
+use shm::doorbell::Doorbells;
+use shm::map::{Access, MapError, Mapping};
+use shm::os::events::EventFd;
+use shm::os::fdpass::{self, PassError};
+use shm::side::{OwnSide, PeerSide};
+use shm::words::{OwnWords, Words};
+
+use crate::core::{Host, Introduced, Pulled};
+use crate::error::{Errno, Unavailable};
+
+const ANSWER_WAIT: Duration = Duration::from_millis(INTRODUCTION_WAIT_MS);
+
+/// A connection that has been welcomed.
+pub struct Daemon {
+    socket: OwnedFd,
+    welcome: Welcome,
+    own: BTreeMap<u32, Arc<Mapping>>,
+    sides: u32,
+    sides_used: u32,
+    /// The eventfd of each proxy memory, one descriptor however many pairs lead there.
+    rings: BTreeMap<u32, Arc<EventFd>>,
+}
+
+/// What the daemon said at first.
+#[derive(Clone)]
+pub struct Welcome {
+    pub dc: DcId,
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    /// The slots that may be bound on this node.
+    pub slot_first: Slot,
+    pub slot_count: u16,
+    pub table: Words,
+    pub doorbells: Doorbells,
+}
+
+/// A binding that the daemon has made.
+pub struct Bound {
+    pub endpoint: Endpoint,
+    pub token: [u64; 2],
+    /// The first pool segment, unless the binding is another process's.
+    pub pool: Option<(u32, Arc<Mapping>)>,
+}
+
+fn broken(_: PassError) -> Unavailable {
+    Unavailable::Broken
+}
+
+fn no_memory(_: MapError) -> Unavailable {
+    Unavailable::NoMemory
+}
+
+fn of_connect(error: PassError) -> Unavailable {
+    match error {
+        PassError::Refused(errno) => Unavailable::NoDaemon(Errno(errno.raw_os_error())),
+        _ => Unavailable::NoDaemon(Errno(rustix::io::Errno::CONNREFUSED.raw_os_error())),
+    }
+}
+
+impl Daemon {
+    /// Connects to a daemon and joins a DC, without a binding yet.
+    pub fn connect(socket: &Path, dc: Name) -> Result<Daemon, Unavailable> {
+        let socket = fdpass::connect(socket).map_err(of_connect)?;
+        let (reply, fds) = ask(&socket, Request::Hello { version: VERSION, dc })?;
+        let Reply::Welcome { dc, node, incarnation, slot_first, slot_count } = reply else {
+            return Err(Unavailable::Broken);
+        };
+        let [table_fd, doorbell_fd] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| Unavailable::Broken)?;
+        let table_map = Mapping::shared(table_fd.as_fd(), 0, table::BYTES, Access::ReadOnly).map_err(no_memory)?;
+        let bells = Mapping::shared(doorbell_fd.as_fd(), 0, doorbell::BYTES, Access::ReadWrite).map_err(no_memory)?;
+        let words = doorbell::COUNT * doorbell::WORDS;
+        let welcome = Welcome {
+            dc,
+            node,
+            incarnation,
+            slot_first,
+            slot_count,
+            table: Words::mapped(&table_map, 0, table::VERSION + 1).map_err(|_| Unavailable::Broken)?,
+            doorbells: Doorbells::new(OwnWords::mapped(&bells, 0, words).map_err(|_| Unavailable::Broken)?),
+        };
+        Ok(Daemon { socket, welcome, own: BTreeMap::new(), sides: 0, sides_used: 0, rings: BTreeMap::new() })
+    }
+
+    pub fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
+    /// Binds this process.
+    pub fn bind(&mut self, slot: Option<Slot>, name: Name) -> Result<Bound, Unavailable> {
+        self.bound(Request::Bind { slot, name })
+    }
+
+    /// Fetches the binding that another process made for this one.
+    pub fn claim(&mut self, endpoint: Endpoint, token: [u64; 2]) -> Result<Bound, Unavailable> {
+        self.bound(Request::Claim { endpoint, token })
+    }
+
+    fn bound(&mut self, request: Request) -> Result<Bound, Unavailable> {
+        let (reply, fds) = self.ask(request)?;
+        let Reply::Bound { endpoint, sides, pool_bytes, token, .. } = reply else { return Err(Unavailable::Broken) };
+        let [sides_fd, pool_fd] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| Unavailable::Broken)?;
+        let sides_map = Mapping::shared(sides_fd.as_fd(), 0, sides as usize * side::BYTES, Access::ReadWrite);
+        self.own.insert(0, sides_map.map_err(no_memory)?);
+        self.sides = sides;
+        let pool = Mapping::shared(pool_fd.as_fd(), 0, pool_bytes as usize, Access::ReadWrite).map_err(no_memory)?;
+        self.ready()?;
+        Ok(Bound { endpoint, token, pool: Some((1, pool)) })
+    }
+
+    /// Binds another process of this node, which claims the binding with the token.
+    pub fn bind_other(&mut self, pid: u32, slot: Option<Slot>, name: Name) -> Result<Bound, Unavailable> {
+        match self.ask(Request::BindOther { pid, slot, name })? {
+            (Reply::Bound { endpoint, token, .. }, _) => Ok(Bound { endpoint, token, pool: None }),
+            _ => Err(Unavailable::Broken),
+        }
+    }
+
+    fn ready(&mut self) -> Result<(), Unavailable> {
+        self.done(Request::Ready)
+    }
+
+    fn done(&mut self, request: Request) -> Result<(), Unavailable> {
+        match self.ask(request)? {
+            (Reply::Done, _) => Ok(()),
+            _ => Err(Unavailable::Broken),
+        }
+    }
+
+    /// One more segment of the own memory, mapped and sealed.
+    pub fn new_segment(&mut self, kind: SegmentKind, len_bytes: u64) -> Result<(u32, Arc<Mapping>), Unavailable> {
+        let (Reply::Segment { index, len_bytes }, fds) = self.ask(Request::NewSegment { kind, len_bytes })? else {
+            return Err(Unavailable::Broken);
+        };
+        let fd = fds.first().ok_or(Unavailable::Broken)?;
+        let map = Mapping::shared(fd.as_fd(), 0, len_bytes as usize, Access::ReadWrite).map_err(no_memory)?;
+        self.ready()?;
+        Ok((index, map))
+    }
+
+    fn add_sides(&mut self) -> Result<(), Unavailable> {
+        let len_bytes = SIDES_MORE as u64 * side::BYTES as u64;
+        let (index, map) = self.new_segment(SegmentKind::Sides, len_bytes)?;
+        self.own.insert(index, map);
+        self.sides += SIDES_MORE;
+        Ok(())
+    }
+
+    /// The pair with `to`. `Ok(None)`: the other side is not ready, ask again.
+    pub fn introduce(&mut self, to: Endpoint) -> Result<Option<Introduced>, Unavailable> {
+        if self.sides_used + SIDES_SPARE_MIN > self.sides {
+            self.add_sides()?;
+        }
+        match self.ask(Request::Introduce { to }) {
+            Ok((Reply::Introduced(introduction), fds)) => self.introduced(introduction, fds).map(Some),
+            Err(Unavailable::Refused(Refusal::NotReady)) => Ok(None),
+            Ok(_) => Err(Unavailable::Broken),
+            Err(why) => Err(why),
+        }
+    }
+
+    fn introduced(&mut self, i: Introduction, fds: Vec<OwnedFd>) -> Result<Introduced, Unavailable> {
+        let map = self.own.get(&i.own_segment).ok_or(Unavailable::Broken)?;
+        let own = OwnWords::mapped(map, i.own_side as usize * side::BYTES, side::WORDS);
+        let own = OwnSide::new(own.map_err(|_| Unavailable::Broken)?);
+        let (side, ring) = self.far(&i, fds)?;
+        self.sides_used += 1;
+        let doorbell = i.doorbell as usize;
+        Ok(Introduced { peer: i.peer, own, side, memory: i.memory, doorbell, proxied: i.proxied, ring })
+    }
+
+    /// The peer's side: only its own part of the segment is mapped.
+    fn far(
+        &mut self,
+        i: &Introduction,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(PeerSide, Option<Arc<EventFd>>), Unavailable> {
+        if i.doorbell as usize >= doorbell::COUNT {
+            return Err(Unavailable::Broken);
+        }
+        let mut fds = fds.into_iter();
+        let fd = fds.next().ok_or(Unavailable::Broken)?;
+        let offset = i.side as u64 * side::BYTES as u64;
+        let map = Mapping::shared(fd.as_fd(), offset, side::BYTES, Access::ReadOnly).map_err(no_memory)?;
+        let side = PeerSide::new(Words::mapped(&map, 0, side::WORDS).map_err(|_| Unavailable::Broken)?);
+        if !i.proxied {
+            return Ok((side, None));
+        }
+        let fd = fds.next().ok_or(Unavailable::Broken)?;
+        if let Some(ring) = self.rings.get(&i.memory) {
+            return Ok((side, Some(ring.clone())));
+        }
+        let ring = Arc::new(EventFd::adopt(fd).map_err(|_| Unavailable::Broken)?);
+        self.rings.insert(i.memory, ring.clone());
+        Ok((side, Some(ring)))
+    }
+
+    /// The endpoint bound under a name in this DC.
+    pub fn lookup_name(&mut self, name: Name) -> Result<Option<Endpoint>, Unavailable> {
+        match self.ask(Request::LookupName { name }) {
+            Ok((Reply::Found { endpoint }, _)) => Ok(Some(endpoint)),
+            Err(Unavailable::Refused(Refusal::NoSuchEndpoint)) => Ok(None),
+            Ok(_) => Err(Unavailable::Broken),
+            Err(why) => Err(why),
+        }
+    }
+
+    pub fn unbind(&mut self) -> Result<(), Unavailable> {
+        self.done(Request::Unbind)
+    }
+
+    fn ask(&mut self, request: Request) -> Result<(Reply, Vec<OwnedFd>), Unavailable> {
+        ask(&self.socket, request)
+    }
+}
+
+fn ask(socket: &OwnedFd, request: Request) -> Result<(Reply, Vec<OwnedFd>), Unavailable> {
+    let words = request.to_words();
+    let mut bytes = [0; WORDS * 8];
+    for (word, out) in words.iter().zip(bytes.chunks_exact_mut(8)) {
+        out.copy_from_slice(&word.to_le_bytes());
+    }
+    fdpass::send_with_fds(socket, &bytes, &[]).map_err(broken)?;
+    let (len, fds) = match fdpass::recv_with_fds_within(socket, &mut bytes, ANSWER_WAIT) {
+        Ok(got) => got,
+        Err(PassError::TimedOut) => return Err(Unavailable::Slow),
+        Err(_) => return Err(Unavailable::Broken),
+    };
+    if len != bytes.len() {
+        return Err(Unavailable::Broken);
+    }
+    let mut words = [0; WORDS];
+    for (word, eight) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = u64::from_le_bytes(eight.try_into().unwrap_or([0; 8]));
+    }
+    match Reply::from_words(&words).ok_or(Unavailable::Broken)? {
+        Reply::Refused(why) => Err(Unavailable::Refused(why)),
+        reply => Ok((reply, fds)),
+    }
+}
+
+impl Host for Daemon {
+    fn map_segment(&mut self, memory: u32, segment: u32) -> Result<Arc<Mapping>, Unavailable> {
+        let (Reply::Segment { len_bytes, .. }, fds) = self.ask(Request::MapSegment { memory, segment })? else {
+            return Err(Unavailable::Broken);
+        };
+        let fd = fds.first().ok_or(Unavailable::Broken)?;
+        Mapping::shared(fd.as_fd(), 0, len_bytes as usize, Access::ReadOnly).map_err(no_memory)
+    }
+
+    fn recycled(&mut self, peer: Endpoint) {
+        self.sides_used = self.sides_used.saturating_sub(1);
+        // Without a daemon nobody can use the side again either.
+        let _ = self.done(Request::Recycled { peer });
+    }
+
+    fn pull(&mut self) -> Result<Option<Pulled>, Unavailable> {
+        let pulled = match self.ask(Request::Pull)? {
+            (Reply::Introduced(i), fds) => Some(Pulled::Introduced(self.introduced(i, fds)?)),
+            (Reply::Moved(i), fds) => {
+                let (side, ring) = self.far(&i, fds)?;
+                let doorbell = i.doorbell as usize;
+                Some(Pulled::Moved { peer: i.peer, side, memory: i.memory, doorbell, ring })
+            }
+            (Reply::Nothing, _) => None,
+            _ => return Err(Unavailable::Broken),
+        };
+        if self.sides_used + SIDES_SPARE_MIN > self.sides {
+            self.add_sides()?;
+        }
+        Ok(pulled)
+    }
+}

@@ -1,0 +1,296 @@
+//! What can go wrong with each call: whose fault, and what to do next. Small `Copy` enums.
+//!
+//! "Not delivered" and "delivery unknown" are different errors and are never merged.
+
+use std::fmt;
+
+use abi::Corrupt;
+use abi::member::Refusal;
+
+use crate::message::Message;
+
+/// The operating system's number for what went wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Errno(pub i32);
+
+/// The daemon of this node could not be asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unavailable {
+    /// Nobody listens on its socket: start the node, or check the path.
+    NoDaemon(Errno),
+    /// The connection broke, or the daemon said something that makes no sense: bind again.
+    Broken,
+    /// It did not answer, or the introduction did not come about, in time: try again.
+    Slow,
+    /// It said no, and why.
+    Refused(Refusal),
+    /// This process could not map what the daemon gave it: raise its limits.
+    NoMemory,
+}
+
+/// Why a binding did not come about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BindError {
+    Unavailable(Unavailable),
+    /// The environment names no binding, or names it wrongly: start the program with `dvs run`.
+    NotStartedBound,
+}
+
+/// Why a `send` did not end well.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SendError {
+    /// Withdrawn in time: will never be delivered. Send again, or give up.
+    TimedOut,
+    /// It had been taken when the time was over.
+    TimedOutTaken,
+    /// The withdrawal could not be confirmed: may be delivered, at most once, in order.
+    TimedOutUnknown,
+    /// Timeout zero, and the receiver had not taken it at once: withdrawn.
+    WouldBlock,
+    /// The destination unbound or died: known not delivered. Look it up again.
+    DeadDestination,
+    /// Its node was declared dead when the message had left: delivered or not.
+    DeliveryUnknown,
+    /// The lane to it, or what may be out in extents, is full. Wait with `wait_room`.
+    Full,
+    /// The peer broke the protocol; the pair is closed.
+    Corrupt(Corrupt),
+    /// The first call to it needs the daemon.
+    Unavailable(Unavailable),
+}
+
+/// Why a `post` did not end well. `Full` gives the message back.
+#[derive(Debug)]
+pub enum PostError {
+    /// The lane, or what may be out in extents, is full: wait with `wait_room`, and post it again.
+    Full(Message),
+    /// The destination unbound or died: not delivered. Look it up again.
+    DeadDestination,
+    /// The peer broke the protocol; the pair is closed.
+    Corrupt(Corrupt),
+    /// The first call to it needs the daemon.
+    Unavailable(Unavailable),
+}
+
+/// Why a `receive` ended without anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReceiveError {
+    TimedOut,
+    /// Timeout zero, and nothing was there.
+    WouldBlock,
+    /// The endpoint that was waited for unbound or died; all it had published has been received.
+    DeadSource,
+    /// The peer broke the protocol; the pair is closed.
+    Corrupt(Corrupt),
+    Unavailable(Unavailable),
+}
+
+/// Why a `sendrec` ended without a reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SendrecError {
+    /// The request was withdrawn in time: never delivered.
+    TimedOut,
+    /// The server had taken the request; its late reply will be dropped.
+    TimedOutTaken,
+    /// The withdrawal could not be confirmed: may be delivered, at most once, in order.
+    TimedOutUnknown,
+    /// Timeout zero: withdrawn.
+    WouldBlock,
+    /// The server unbound or died before it took the request: known not delivered.
+    DeadDestination,
+    /// The server took the request and died before replying: delivered, effect unknown.
+    DeadSource,
+    /// Its node was declared dead when the request had left.
+    DeliveryUnknown,
+    /// Each of the two waits for the other's reply.
+    Deadlock,
+    /// The lane to it, or what may be out in extents, is full.
+    Full,
+    /// The peer broke the protocol; the pair is closed.
+    Corrupt(Corrupt),
+    Unavailable(Unavailable),
+}
+
+/// Why a reply was not published.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReplyError {
+    /// The client gave the call up, or ended: nobody waits. Drop the result.
+    NotWaiting,
+    /// What was received was no request.
+    NotARequest,
+    /// Too much is out in extents with this client.
+    Full,
+}
+
+/// Why a notification was not raised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotifyError {
+    /// The destination unbound or died. Look it up again.
+    DeadDestination,
+    Unavailable(Unavailable),
+}
+
+/// Why a wait for a bind, an end, or room was not answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitError {
+    TimedOut,
+    /// The endpoint unbound or died.
+    DeadDestination,
+    /// The peer broke the protocol; the pair is closed.
+    Corrupt(Corrupt),
+    Unavailable(Unavailable),
+}
+
+/// Why there is no buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LoanError {
+    /// Longer than `limits::LOAN_BYTES_MAX`, or than a pool may grow.
+    TooLong,
+    /// Every buffer is out, and the pool may not grow any more: wait until receivers have dropped their views.
+    NoBuffer,
+    /// The daemon had no memory, or could not be asked.
+    Unavailable(Unavailable),
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unavailable::NoDaemon(errno) => {
+                let why = std::io::Error::from_raw_os_error(errno.0);
+                write!(f, "the node's daemon cannot be reached ({why}): start the node, or check the socket's path")
+            }
+            Unavailable::Broken => f.write_str("the connection to the node's daemon broke: bind again"),
+            Unavailable::Slow => f.write_str("the node's daemon, or the other side, did not answer in time: try again"),
+            Unavailable::Refused(why) => f.write_str(why.why()),
+            Unavailable::NoMemory => {
+                f.write_str("the memory that the daemon gave could not be mapped: raise this process's limits")
+            }
+        }
+    }
+}
+
+const TIMED_OUT: &str = "timed out: withdrawn, will never be delivered";
+const TIMED_OUT_TAKEN: &str = "timed out: the receiver had taken it";
+const TIMED_OUT_UNKNOWN: &str = "timed out: whether it will be delivered is unknown; at most once, in order";
+const DEAD_DESTINATION: &str = "the destination ended: not delivered; look it up again";
+const UNKNOWN: &str = "the destination's node was declared dead: whether it was delivered is unknown";
+const FULL: &str = "the lane is full: wait for room";
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BindError::Unavailable(why) => why.fmt(f),
+            BindError::NotStartedBound => {
+                f.write_str("this program was not started bound: start it with `dvs run --dc D --node N -- PROGRAM`")
+            }
+        }
+    }
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SendError::TimedOut => f.write_str(TIMED_OUT),
+            SendError::TimedOutTaken => f.write_str(TIMED_OUT_TAKEN),
+            SendError::TimedOutUnknown => f.write_str(TIMED_OUT_UNKNOWN),
+            SendError::WouldBlock => f.write_str("the receiver did not take it at once: withdrawn"),
+            SendError::DeadDestination => f.write_str(DEAD_DESTINATION),
+            SendError::DeliveryUnknown => f.write_str(UNKNOWN),
+            SendError::Full => f.write_str(FULL),
+            SendError::Corrupt(why) => why.fmt(f),
+            SendError::Unavailable(why) => why.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for PostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PostError::Full(_) => f.write_str(FULL),
+            PostError::DeadDestination => f.write_str(DEAD_DESTINATION),
+            PostError::Corrupt(why) => why.fmt(f),
+            PostError::Unavailable(why) => why.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for ReceiveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReceiveError::TimedOut => f.write_str("timed out: nothing came"),
+            ReceiveError::WouldBlock => f.write_str("nothing is here"),
+            ReceiveError::DeadSource => f.write_str("the source ended, and all it had published is received"),
+            ReceiveError::Corrupt(why) => why.fmt(f),
+            ReceiveError::Unavailable(why) => why.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for SendrecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SendrecError::TimedOut => f.write_str(TIMED_OUT),
+            SendrecError::TimedOutTaken => f.write_str(TIMED_OUT_TAKEN),
+            SendrecError::TimedOutUnknown => f.write_str(TIMED_OUT_UNKNOWN),
+            SendrecError::WouldBlock => f.write_str("the server did not answer at once: withdrawn"),
+            SendrecError::DeadDestination => f.write_str(DEAD_DESTINATION),
+            SendrecError::DeadSource => f.write_str("the server ended after taking the request: its effect is unknown"),
+            SendrecError::DeliveryUnknown => f.write_str(UNKNOWN),
+            SendrecError::Deadlock => f.write_str("each of the two waits for the other's reply: answer first"),
+            SendrecError::Full => f.write_str(FULL),
+            SendrecError::Corrupt(why) => why.fmt(f),
+            SendrecError::Unavailable(why) => why.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for ReplyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ReplyError::NotWaiting => "the client no longer waits for this reply",
+            ReplyError::NotARequest => "what was received was no request: only a request is replied to",
+            ReplyError::Full => "too much is out in extents with this client: reply without one",
+        })
+    }
+}
+
+impl fmt::Display for NotifyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotifyError::DeadDestination => f.write_str("the destination ended: look it up again"),
+            NotifyError::Unavailable(why) => why.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for WaitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WaitError::TimedOut => f.write_str("timed out"),
+            WaitError::DeadDestination => f.write_str("the endpoint ended: look it up again"),
+            WaitError::Corrupt(why) => why.fmt(f),
+            WaitError::Unavailable(why) => why.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for LoanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LoanError::TooLong => write!(f, "a loan is at most {} bytes", abi::limits::LOAN_BYTES_MAX),
+            LoanError::NoBuffer => f.write_str("every buffer is out: wait until receivers have dropped their views"),
+            LoanError::Unavailable(why) => why.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Unavailable {}
+impl std::error::Error for BindError {}
+impl std::error::Error for SendError {}
+impl std::error::Error for PostError {}
+impl std::error::Error for ReceiveError {}
+impl std::error::Error for SendrecError {}
+impl std::error::Error for ReplyError {}
+impl std::error::Error for NotifyError {}
+impl std::error::Error for WaitError {}
+impl std::error::Error for LoanError {}

@@ -1,0 +1,32 @@
+//! The distributed virtualization kernel: endpoints that talk by send, post, receive, sendrec, reply and notify, the
+//! same for a peer on this node and on any other.
+//!
+//! [`Binding`] is the handle that a process works with: it joins the pure [`core::Core`] (pairs, lanes, deaths; no
+//! clock, no socket) to the daemon (`daemon`), the clock and the futex (`binding`). Vocabulary: `docs/glossary.md`.
+//!
+//! ```no_run
+//! use dvk::{BindOptions, Binding, From, Message, Timeout};
+//!
+//! let mut me = Binding::bind(&BindOptions::new("/run/dvs/n1/member.sock", "main"))?;
+//! let server = me.lookup(abi::Slot(0)).ok_or("nobody is bound in slot 0")?;
+//! let reply = me.sendrec(server, Message::new(7).inline(b"hello"), Timeout::Forever)?;
+//! println!("{}", String::from_utf8_lossy(reply.inline()));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod binding;
+pub mod core;
+pub mod daemon;
+pub mod error;
+pub mod message;
+mod peer;
+mod timeout;
+
+pub use binding::{BindOptions, Binding, Wait};
+pub use error::{
+    BindError, LoanError, NotifyError, PostError, ReceiveError, ReplyError, SendError, SendrecError, Unavailable, WaitError,
+};
+pub use message::{Delivery, From, Message, View, What};
+pub use shm::pool::Loan;
+pub use timeout::Timeout;

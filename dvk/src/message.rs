@@ -1,0 +1,260 @@
+//! Messages as they go out ([`Message`]) and as they come in ([`Delivery`], [`View`]).
+
+use std::cell::Cell;
+use std::fmt;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use abi::limits::{INLINE_BYTES_MAX, INLINE_BYTES_WITH_EXTENT_MAX};
+use abi::{Endpoint, slot};
+use shm::map::Mapping;
+use shm::pool::Loan;
+use shm::returns;
+
+use crate::peer::Path;
+
+/// A message to send: a type of the user's, up to 96 bytes inline, and perhaps a loan.
+///
+/// Shape: inline bytes travel in the slot; with a loan 72 of them, the loan's bytes stay where they are.
+#[derive(Default)]
+pub struct Message {
+    kind: u32,
+    len: u8,
+    inline: Inline,
+    pub(crate) loan: Option<Loan>,
+}
+
+#[derive(Clone, Copy)]
+struct Inline([u8; INLINE_BYTES_MAX]);
+
+impl Default for Inline {
+    fn default() -> Self {
+        Inline([0; INLINE_BYTES_MAX])
+    }
+}
+
+impl Message {
+    /// A message of this type, without any bytes yet.
+    pub fn new(kind: u32) -> Message {
+        Message { kind, ..Message::default() }
+    }
+
+    /// Sets the inline bytes.
+    ///
+    /// # Panics
+    /// Beyond `limits::INLINE_BYTES_MAX` bytes, or `INLINE_BYTES_WITH_EXTENT_MAX` with a loan.
+    #[must_use]
+    pub fn inline(mut self, bytes: &[u8]) -> Message {
+        let room = if self.loan.is_some() { INLINE_BYTES_WITH_EXTENT_MAX } else { INLINE_BYTES_MAX };
+        assert!(bytes.len() <= room, "{} inline bytes of at most {room}: use a loan", bytes.len());
+        self.inline.0[..bytes.len()].copy_from_slice(bytes);
+        self.len = bytes.len() as u8;
+        self
+    }
+
+    /// Lets a loan travel along.
+    ///
+    /// # Panics
+    /// If more than `limits::INLINE_BYTES_WITH_EXTENT_MAX` bytes are inline already.
+    #[must_use]
+    pub fn with(mut self, loan: Loan) -> Message {
+        let room = INLINE_BYTES_WITH_EXTENT_MAX;
+        assert!(self.len as usize <= room, "{} inline bytes of at most {room} beside a loan", self.len);
+        self.loan = Some(loan);
+        self
+    }
+
+    pub fn kind(&self) -> u32 {
+        self.kind
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.inline.0[..self.len as usize]
+    }
+
+    /// Takes the loan out again.
+    pub fn into_loan(self) -> Option<Loan> {
+        self.loan
+    }
+
+    /// The slot without its descriptor, lap and sequence.
+    #[inline]
+    pub(crate) fn to_slot(&self, kind: slot::Kind, flags: u8, source: Endpoint, call: u32) -> slot::SlotCopy {
+        let flags = if self.loan.is_some() { flags | slot::EXTENT } else { flags };
+        let mut out = slot::SlotCopy {
+            head: shm::lane::head(kind, flags),
+            source: source.to_word(),
+            sequence: 0,
+            kind: self.kind,
+            call,
+            body: [0; slot::BODY_WORDS],
+        };
+        out.set_inline(self.bytes());
+        out
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let loan = self.loan.as_ref().map(|l| l.len());
+        f.debug_struct("Message").field("kind", &self.kind).field("inline", &self.len).field("loan", &loan).finish()
+    }
+}
+
+/// Whom a `receive` listens to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum From {
+    Any,
+    /// Only ever something from this endpoint.
+    Endpoint(Endpoint),
+}
+
+/// What was received.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    /// A `post` or a `send`.
+    Message,
+    /// A `sendrec`: its client waits for `reply`.
+    Request { call: u32 },
+    /// Bits that were raised since the last time. Carries nothing else.
+    Notification { bits: u32 },
+    /// The answer to our own `sendrec`.
+    Reply,
+}
+
+/// A received message, request, notification or reply.
+pub struct Delivery {
+    source: Endpoint,
+    what: What,
+    kind: u32,
+    len: u8,
+    inline: Inline,
+    view: Option<View>,
+}
+
+impl Delivery {
+    pub(crate) fn of_slot(source: Endpoint, what: What, message: &slot::SlotCopy, view: Option<View>) -> Delivery {
+        let mut inline = Inline::default();
+        let len = message.inline_into(&mut inline.0) as u8;
+        Delivery { source, what, kind: message.kind, len, inline, view }
+    }
+
+    pub(crate) fn of_bits(source: Endpoint, bits: u32) -> Delivery {
+        let what = What::Notification { bits };
+        Delivery { source, what, kind: 0, len: 0, inline: Inline::default(), view: None }
+    }
+
+    /// Who sent it. Cannot be forged.
+    pub fn source(&self) -> Endpoint {
+        self.source
+    }
+
+    pub fn what(&self) -> What {
+        self.what
+    }
+
+    /// The user's type of the message.
+    pub fn kind(&self) -> u32 {
+        self.kind
+    }
+
+    /// The inline bytes: copied, nobody can change them any more.
+    pub fn inline(&self) -> &[u8] {
+        &self.inline.0[..self.len as usize]
+    }
+
+    /// The extent that came along, read in place.
+    pub fn view(&self) -> Option<&View> {
+        self.view.as_ref()
+    }
+
+    /// Takes the view out, to keep it longer than the delivery.
+    pub fn take_view(&mut self) -> Option<View> {
+        self.view.take()
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("source", &self.source)
+            .field("what", &self.what)
+            .field("kind", &self.kind)
+            .field("inline", &self.len)
+            .field("view", &self.view.as_ref().map(View::len))
+            .finish()
+    }
+}
+
+/// A received extent, read through a read-only mapping. Dropped, it goes home to its sender.
+///
+/// The sender can still write the bytes: what must not change is copied out first. Stays on its thread, as its binding.
+pub struct View {
+    map: Arc<Mapping>,
+    range: Range<usize>,
+    home: Home,
+}
+
+/// Where a received extent goes when it is no longer needed.
+pub(crate) struct Home {
+    pub(crate) path: Rc<Path>,
+    pub(crate) token: u32,
+    pub(crate) memory: u32,
+    pub(crate) given: Cell<bool>,
+}
+
+impl Home {
+    pub(crate) fn give(&self) {
+        if !self.given.replace(true) && self.path.is_open() {
+            returns::give(&self.path.own, self.token, self.memory);
+            self.path.knock_for_returns();
+        }
+    }
+}
+
+impl View {
+    pub(crate) fn new(map: Arc<Mapping>, range: Range<usize>, home: Home) -> View {
+        View { map, range, home }
+    }
+
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// Copies bytes out, from `offset_bytes` on.
+    ///
+    /// # Panics
+    /// If the range leaves the view: a programmer's error, as with a slice.
+    pub fn read_into(&self, offset_bytes: usize, out: &mut [u8]) {
+        let end = offset_bytes.checked_add(out.len());
+        assert!(end.is_some_and(|end| end <= self.len()), "{} bytes at {offset_bytes} of {}", out.len(), self.len());
+        if self.map.read_into(self.range.start + offset_bytes, out).is_err() {
+            unreachable!("the range was checked against the mapping when the view was made");
+        }
+    }
+
+    /// All bytes, copied.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut out = vec![0; self.len()];
+        self.read_into(0, &mut out);
+        out
+    }
+
+    /// Copies the front of the view into a loan, from memory to memory; returns how many bytes.
+    pub fn copy_to(&self, loan: &mut Loan) -> usize {
+        let len = self.len().min(loan.len());
+        self.read_into(0, &mut loan[..len]);
+        len
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        self.home.give();
+    }
+}

@@ -1,0 +1,140 @@
+//! A pair as one end holds it: both sides, the lane's two ends, what is out in extents.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use abi::{Endpoint, slot};
+use shm::doorbell::{Doorbells, Wake};
+use shm::lane::{LaneReader, LaneWriter, look_again};
+use shm::os::events::EventFd;
+use shm::returns::Returns;
+use shm::side::{OwnSide, PeerSide};
+
+/// The way to a peer: our side, how to see whether it attends, how to ring it. Shared with the views it sent.
+pub(crate) struct Path {
+    pub(crate) own: OwnSide,
+    pub(crate) far: RefCell<Far>,
+    doorbells: Doorbells,
+    /// Our own slot: the bit we set in the peer's doorbell.
+    bit: u16,
+    open: Cell<bool>,
+}
+
+/// The part of a path that a proxy's successor replaces.
+#[derive(Clone)]
+pub(crate) struct Far {
+    pub(crate) side: PeerSide,
+    pub(crate) doorbell: usize,
+    /// Rings a peer that sleeps in epoll.
+    pub(crate) ring: Option<Arc<EventFd>>,
+}
+
+impl Path {
+    pub(crate) fn new(own: OwnSide, far: Far, doorbells: Doorbells, bit: u16) -> Path {
+        Path { own, far: RefCell::new(far), doorbells, bit, open: Cell::new(true) }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
+    pub(crate) fn close(&self) {
+        self.open.set(false);
+    }
+
+    /// After something was published: rings the peer unless it looks by itself.
+    ///
+    /// Cost: a fence and a load; three read-modify-writes if it does not attend; a system call if it sleeps.
+    #[inline]
+    pub(crate) fn knock(&self) {
+        look_again();
+        let far = self.far.borrow();
+        if !far.side.attending() {
+            self.ring(&far);
+        }
+    }
+
+    /// After an extent was given back: rings the peer if it waits for that.
+    pub(crate) fn knock_for_returns(&self) {
+        look_again();
+        let far = self.far.borrow();
+        if far.side.wants_returns() {
+            self.ring(&far);
+        }
+    }
+
+    #[cold]
+    fn ring(&self, far: &Far) {
+        match self.doorbells.ring(far.doorbell, self.bit) {
+            Wake::Nothing => {}
+            Wake::Futex => self.doorbells.wake(far.doorbell),
+            Wake::EventFd => {
+                if let Some(ring) = &far.ring {
+                    // A full eventfd is already readable, and no other failure is in the ringer's power to mend.
+                    let _ = ring.ring();
+                }
+            }
+        }
+    }
+}
+
+/// How a peer ended, as far as this end knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// It unbound or died: `slots` of its lane are valid, its consumed counter is final.
+    Dead { slots: u64 },
+    /// Its node was declared dead.
+    NodeDead,
+}
+
+/// A pair.
+pub(crate) struct Peer {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) path: Rc<Path>,
+    /// A copy of `path.far.side`, one borrow less on the message path.
+    pub(crate) side: PeerSide,
+    pub(crate) proxied: bool,
+    /// The memory behind `side`.
+    pub(crate) memory: u32,
+    pub(crate) writer: LaneWriter,
+    pub(crate) reader: LaneReader,
+    pub(crate) raises_seen: u64,
+    pub(crate) returns: Returns,
+    pub(crate) out: Outstanding,
+    pub(crate) end: Option<End>,
+    /// The last call of theirs that we answered with an extent that may not have been taken.
+    pub(crate) replied: Option<(u32, u32)>,
+}
+
+/// What is out with one peer.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Outstanding {
+    pub(crate) extents: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Peer {
+    /// Flags that every slot of this lane gets by its place: a sleeper for room is told now and then.
+    pub(crate) fn flags_for_next(&self) -> u8 {
+        let every = abi::limits::ROOM_TOLD_EVERY_SLOTS;
+        if self.writer.next() % every == every - 1 { slot::TELL } else { 0 }
+    }
+
+    /// Whether a slot of the peer's lane is there and valid.
+    #[inline]
+    pub(crate) fn has_message(&self) -> bool {
+        let valid = match self.end {
+            None => true,
+            Some(End::Dead { slots }) => self.reader.next() < slots,
+            Some(End::NodeDead) => false,
+        };
+        valid && self.reader.is_pending(&self.side)
+    }
+
+    /// Whether the peer has raised bits that were not seen. A dead notifier's bits are cleared.
+    #[inline]
+    pub(crate) fn has_bits(&self) -> bool {
+        self.end.is_none() && shm::notify::raises(&self.side) > self.raises_seen
+    }
+}

@@ -1,0 +1,211 @@
+//! The command line. Key type: [`Cli`]. Every command is a variant here and a module beside this one.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::failure::EXIT_CODES;
+
+const EXAMPLES: &str = "Examples:
+  dvs demo                                      see it work on this machine, in a minute
+  dvs up cluster.toml                           start this machine's nodes of a cluster
+  dvs run --dc main --node 1 --name kv -- ./kv  run a program, bound in a DC
+  dvs ps                                        who is bound where
+  dvs status                                    nodes, links, DCs and proxies
+  dvs down cluster.toml                         stop them";
+
+#[derive(Parser, Debug)]
+#[command(name = "dvs", version, about = "Distributed containers in user space: start nodes, run programs in them, look at them")]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+pub struct Cli {
+    /// Print one JSON object on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Where the daemons keep sockets and logs [default: a private folder of $XDG_RUNTIME_DIR or /tmp]
+    #[arg(long, global = true, value_name = "DIR", env = "DVS_RUNTIME_DIR")]
+    pub runtime_dir: Option<PathBuf>,
+    /// Log more, on standard error (twice: even more); RUST_LOG chooses in detail
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Three nodes on this machine: latencies, a file through two hops, a counted stream while proxies are killed
+    #[command(after_help = format!("Examples:\n  dvs demo\n  dvs demo --file big.iso --json\n  dvs demo --messages 100000 --keep\n  dvs demo --netns\n\n{EXIT_CODES}"))]
+    Demo(DemoArgs),
+    /// Write a cluster file to begin with: three nodes on this machine
+    #[command(after_help = format!("Examples:\n  dvs init\n  dvs init two.toml --nodes 2\n\n{EXIT_CODES}"))]
+    Init(InitArgs),
+    /// Start the nodes of a cluster file that live on this machine
+    #[command(after_help = format!("Examples:\n  dvs up cluster.toml\n  dvs up cluster.toml --node 1 --node 2\n\nEither all of them run when it returns 0, or none was left running.\n\n{EXIT_CODES}"))]
+    Up(UpArgs),
+    /// Stop the nodes of a cluster file that live on this machine
+    #[command(after_help = format!("Examples:\n  dvs down cluster.toml\n  dvs down cluster.toml --node 2\n\n{EXIT_CODES}"))]
+    Down(DownArgs),
+    /// One node
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Nodes, links, DCs and proxies
+    #[command(after_help = format!("Examples:\n  dvs status\n  dvs status --cluster cluster.toml --node 1 --json\n\n{EXIT_CODES}"))]
+    Status(Where),
+    /// Who is bound where
+    #[command(after_help = format!("Examples:\n  dvs ps\n  dvs ps --node 2 --json\n\n{EXIT_CODES}"))]
+    Ps(Where),
+    /// The processes that carry messages to other nodes
+    #[command(subcommand)]
+    Proxy(ProxyCommand),
+    /// Bind this process in a DC, then become PROGRAM
+    #[command(after_help = format!("Examples:\n  dvs run --dc main --node 1 -- ./server --fast\n  dvs run --cluster c.toml --dc main --node 2 --slot 100 --name kv -- ./kv\n\nThe program takes its binding over with `Binding::from_env()`.\n\n{EXIT_CODES}"))]
+    Run(RunArgs),
+    /// A node's daemon, as `dvs up` starts it
+    #[command(hide = true)]
+    NodeDaemon(NodeDaemonArgs),
+    /// A courier over TCP, as a daemon starts it
+    #[command(hide = true)]
+    ProxyTcp(RawArgs),
+    /// A program of the demonstration
+    #[command(hide = true)]
+    DemoWorker(crate::demo::WorkerArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// Send this file through the nodes [default: the largest one of the Rust toolchain or of /usr/lib]
+    #[arg(long, value_name = "PATH")]
+    pub file: Option<PathBuf>,
+    /// Messages of the counted stream
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
+    pub messages: u64,
+    /// Each node in a network namespace of its own
+    #[arg(long)]
+    pub netns: bool,
+    /// Leave the cluster up, and say how to use it
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct InitArgs {
+    /// The file to write; it must not exist
+    #[arg(value_name = "CLUSTER.toml", default_value = "cluster.toml")]
+    pub cluster: PathBuf,
+    /// How many nodes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub nodes: u16,
+}
+
+#[derive(Args, Debug)]
+pub struct UpArgs {
+    /// The cluster file
+    #[arg(value_name = "CLUSTER.toml")]
+    pub cluster: PathBuf,
+    /// Only this node (by id or name; may be repeated)
+    #[arg(long, value_name = "NODE")]
+    pub node: Vec<String>,
+    /// How long all daemons and links may take to come up
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    pub timeout: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct DownArgs {
+    /// The cluster file
+    #[arg(value_name = "CLUSTER.toml")]
+    pub cluster: PathBuf,
+    /// Only this node (by id or name; may be repeated)
+    #[arg(long, value_name = "NODE")]
+    pub node: Vec<String>,
+    /// How long a daemon may take to stop before it is killed
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub timeout: u64,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum NodeCommand {
+    /// Run a node's daemon here, until Ctrl-C
+    #[command(after_help = format!("Examples:\n  dvs node start cluster.toml --node 1\n\n{EXIT_CODES}"))]
+    Start(NodeStartArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct NodeStartArgs {
+    /// The cluster file
+    #[arg(value_name = "CLUSTER.toml")]
+    pub cluster: PathBuf,
+    /// Which node, by id or name
+    #[arg(long, value_name = "NODE")]
+    pub node: String,
+}
+
+#[derive(Args, Debug)]
+pub struct NodeDaemonArgs {
+    pub cluster: PathBuf,
+    #[arg(long)]
+    pub node: u16,
+    /// Log to standard error, and stay with the terminal
+    #[arg(long)]
+    pub foreground: bool,
+    /// End when this process ends
+    #[arg(long)]
+    pub with: Option<u32>,
+}
+
+/// Which cluster, and perhaps which node of it.
+#[derive(Args, Debug, Clone)]
+pub struct Where {
+    /// The cluster file [default: $DVS_CLUSTER, ./cluster.toml, or the one cluster of yours that runs]
+    #[arg(long, value_name = "FILE")]
+    pub cluster: Option<PathBuf>,
+    /// Only this node, by id or name
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum ProxyCommand {
+    /// List them
+    #[command(after_help = format!("Examples:\n  dvs proxy ls\n  dvs proxy ls --node 1 --json\n\n{EXIT_CODES}"))]
+    Ls(Where),
+    /// End one and let its daemon start the next; no message is lost
+    #[command(after_help = format!("Examples:\n  dvs proxy restart tcp --node 1\n\n{EXIT_CODES}"))]
+    Restart(ProxyArgs),
+    /// Stop one for good: the nodes behind it are cut off until `restart`
+    #[command(after_help = format!("Examples:\n  dvs proxy stop tcp --node 1\n\n{EXIT_CODES}"))]
+    Stop(ProxyArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct ProxyArgs {
+    /// The proxy's name, as `dvs proxy ls` shows it
+    pub name: String,
+    #[command(flatten)]
+    pub place: Where,
+}
+
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub place: Where,
+    /// The DC to bind in
+    #[arg(long, value_name = "DC")]
+    pub dc: String,
+    /// In this slot and no other
+    #[arg(long, value_name = "SLOT", value_parser = clap::value_parser!(u16).range(0..abi::limits::SLOTS_PER_DC as i64))]
+    pub slot: Option<u16>,
+    /// Under this name, by which others look it up
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "PROGRAM")]
+    pub program: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub struct RawArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<OsString>,
+}

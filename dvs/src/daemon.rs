@@ -1,0 +1,72 @@
+//! The processes behind a cluster: a node's daemon, and the courier that a daemon starts.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use node::{NodeError, ProcessStarter, RunOptions};
+use proxy_tcp::ProxyOptions;
+
+use crate::cli::{NodeDaemonArgs, RawArgs};
+use crate::cluster::{DAEMON_COMMAND, Place};
+use crate::failure::{Exit, failure};
+
+/// `dvs node-daemon`: runs until it is told to stop. With a terminal it stays in the foreground.
+pub fn run(args: &NodeDaemonArgs, runtime_dir: Option<&Path>) -> Result<()> {
+    if let Some(parent) = args.with {
+        shm::os::process::die_with(parent).context("the process this daemon was to end with has ended")?;
+    }
+    let place = Place::load(&args.cluster, runtime_dir)?;
+    let node = place.node(&args.node.to_string())?;
+    if !args.foreground {
+        // Its own session: no terminal's signals. Refused to who leads a group already and has one.
+        let _ = rustix::process::setsid();
+    }
+    let logs = (!args.foreground).then(|| place.files(node).node);
+    let own = std::env::current_exe().context("where this program is")?;
+    let options = RunOptions {
+        cluster_file: place.cluster.file.clone(),
+        node: node.id.to_string(),
+        runtime_dir: place.runtime_dir.clone(),
+        starter: Box::new(ProcessStarter::new(own, logs)),
+    };
+    node::run(options).map_err(explain)
+}
+
+/// `dvs node start`: becomes the daemon, under the command line by which running clusters are found.
+pub fn start_here(place: &Place, asked: &str) -> Result<()> {
+    let node = place.node(asked)?;
+    let own = std::env::current_exe().context("where this program is")?;
+    let mut command = Command::new(own);
+    command.arg(DAEMON_COMMAND).arg(&place.cluster.file).args(["--node", &node.id.to_string(), "--foreground"]);
+    if let Some(dir) = &place.runtime_dir {
+        command.arg("--runtime-dir").arg(dir);
+    }
+    if std::env::var_os("RUST_LOG").is_none() {
+        command.env("RUST_LOG", "info");
+    }
+    Err(anyhow::Error::from(command.exec()).context("this program cannot be started anew"))
+}
+
+fn explain(why: NodeError) -> anyhow::Error {
+    let (exit, next) = match &why {
+        NodeError::Config(_) | NodeError::NoSuchNode { .. } => (Exit::Config, "correct the cluster file"),
+        NodeError::RunsAlready { .. } => (Exit::Refused, "`dvs status` shows how it does"),
+        NodeError::File { what: "find the cluster key", .. } => {
+            (Exit::Config, "copy it from another machine of the cluster; `dvs up` makes one where there is none")
+        }
+        NodeError::Place { .. } | NodeError::File { .. } => (Exit::Refused, "give another --runtime-dir"),
+        NodeError::Memory { .. } | NodeError::System { .. } => (Exit::Failed, "free some, or raise this user's limits"),
+    };
+    failure(exit, why.to_string(), next)
+}
+
+/// `dvs proxy-tcp`: carries until its daemon says stop.
+pub fn carry(args: RawArgs) -> Result<()> {
+    let text = |arg: std::ffi::OsString| arg.into_string().unwrap_or_else(|raw| raw.to_string_lossy().into_owned());
+    let options = ProxyOptions::parse(args.args.into_iter().map(text))
+        .map_err(|why| failure(Exit::Failed, format!("proxy-tcp: {why}"), "a proxy is started by its daemon"))?;
+    proxy_tcp::process::run(&options)
+        .map_err(|why| failure(Exit::Failed, format!("proxy-tcp: {why}"), "the daemon starts it anew"))
+}

@@ -1,0 +1,294 @@
+//! Extents on the wire: announced by the far end, pulled when the receiver's share of our pool has room, and given to
+//! the local endpoint in place of the far one.
+
+use abi::limits::PROXY_RECEIVER_BYTES_MAX;
+use abi::limits::{POOL_SEGMENT_BYTES_MIN, PROXY_POOL_BYTES_MAX};
+use abi::record::{Kind, Record};
+use abi::slot::SlotCopy;
+use abi::{Claim, DcId, NodeId};
+use shm::pool::Extent;
+use shm::reply;
+
+use super::pair::{Lent, Wanted};
+use super::{Courier, Output, PairIndex};
+use crate::{Fabric, Piece};
+
+/// An announced extent that waits for room in our pool, or is on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    pub(super) node: NodeId,
+    pub(super) token: u64,
+    pub(super) pair: PairIndex,
+    what: What,
+    len_bytes: u32,
+    /// Our token of the extent it comes into, and the extent: it outlives the pair until the fabric is done with it.
+    coming: Option<u32>,
+    into: Option<(DcId, Extent)>,
+}
+
+/// No pair: it was detached while its extent was coming.
+const NO_PAIR: PairIndex = PairIndex(u32::MAX);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum What {
+    Slot(u64),
+    Reply(u32),
+}
+
+impl Courier {
+    /// The far end has an extent for a slot or reply that has arrived.
+    pub(super) fn announced(
+        &mut self,
+        node: NodeId,
+        token: u64,
+        bulk_bytes: u64,
+        buffer: Piece,
+        len_bytes: u32,
+        fabric: &mut dyn Fabric,
+    ) {
+        let mut head = Vec::new();
+        self.read_buffer(buffer, len_bytes, &mut head);
+        match self.expected(node, &head, bulk_bytes) {
+            Some((pair, what)) => {
+                let waiting = Waiting { node, token, pair, what, len_bytes: bulk_bytes as u32, coming: None, into: None };
+                self.waiting.push_back(waiting);
+                self.retry_waiting(fabric);
+            }
+            None => fabric.refuse(node, token),
+        }
+    }
+
+    /// Which arrived slot or reply an announcement is for, if we want it.
+    fn expected(&mut self, node: NodeId, head: &[u8], bulk_bytes: u64) -> Option<(PairIndex, What)> {
+        let record = Record::check(head).ok()?;
+        let ends = record.pair?;
+        let index = *self.by_ends.get(&(ends.destination, ends.source))?;
+        let pair = self.pair_mut(index)?;
+        if pair.node != node || pair.closed {
+            return None;
+        }
+        let what = match record.kind {
+            Kind::SlotExtent => What::Slot(record.arg),
+            Kind::ReplyExtent => What::Reply(u32::try_from(record.arg).ok()?),
+            _ => return None,
+        };
+        let held = match what {
+            What::Slot(sequence) => pair.held.iter_mut().find(|h| h.slot.sequence == sequence)?,
+            What::Reply(call) => pair.held_reply.as_mut().filter(|h| h.slot.call == call)?,
+        };
+        let right = held.extent == Wanted::Missing && held.slot.claim()?.len_bytes == bulk_bytes;
+        // Whatever was waiting for the same thing is superseded: its session is gone.
+        self.waiting.retain(|w| w.pair != index || w.what != what || w.coming.is_some());
+        right.then_some((index, what))
+    }
+
+    /// Accepts what waits and now finds room, oldest first for each receiver.
+    pub(super) fn retry_waiting(&mut self, fabric: &mut dyn Fabric) {
+        for at in 0..self.waiting.len() {
+            let waiting = self.waiting[at];
+            if waiting.coming.is_some() {
+                continue;
+            }
+            let Some((token, piece)) = self.make_room(waiting.pair, waiting.len_bytes) else { continue };
+            self.waiting[at].coming = Some(token);
+            self.waiting[at].into = self.pair(waiting.pair).and_then(|pair| {
+                let lent = pair.lent.get(token as usize).copied().flatten()?;
+                Some((pair.local.dc, lent.extent))
+            });
+            self.set_extent(waiting.pair, waiting.what, Wanted::Coming(token));
+            fabric.accept(waiting.node, waiting.token, piece);
+        }
+    }
+
+    /// Room for one extent in the receiver's share, or a request for more pool.
+    fn make_room(&mut self, index: PairIndex, len_bytes: u32) -> Option<(u32, Piece)> {
+        let pair = self.pair(index)?;
+        let (dc_id, slot) = (pair.local.dc, pair.local.slot.0);
+        let dc = self.dcs.get_mut(&dc_id)?;
+        let held = dc.held.get(&slot).copied().unwrap_or(0);
+        // One extent larger than the share is let through alone.
+        if held > 0 && held + len_bytes as u64 > PROXY_RECEIVER_BYTES_MAX {
+            return None;
+        }
+        let Some(extent) = dc.pool.alloc(len_bytes) else {
+            let more = (len_bytes as u64).next_power_of_two().max(POOL_SEGMENT_BYTES_MIN);
+            if !dc.asked && dc.pool.total_bytes() + more <= PROXY_POOL_BYTES_MAX {
+                dc.asked = true;
+                self.outputs.push(Output::NewPoolSegment { dc: dc_id, len_bytes: more });
+            }
+            return None;
+        };
+        let region = *dc.regions.get(&extent.segment)?;
+        *dc.held.entry(slot).or_default() += len_bytes as u64;
+        let pair = self.pair_mut(index)?;
+        let token = match pair.lent.iter().position(Option::is_none) {
+            Some(free) => free,
+            None => {
+                pair.lent.push(None);
+                pair.lent.len() - 1
+            }
+        };
+        pair.lent[token] = Some(Lent { extent });
+        Some((token as u32, Piece { region, offset_bytes: extent.offset_bytes, len_bytes }))
+    }
+
+    /// The pair goes away: what only waits is refused, what is coming has no taker any more.
+    pub(super) fn abandon_waiting(&mut self, index: PairIndex, fabric: &mut dyn Fabric) {
+        let Some(pair) = self.pair(index) else { return };
+        let (dc_id, slot) = (pair.local.dc, pair.local.slot.0);
+        let mut orphaned = 0;
+        self.waiting.retain_mut(|w| {
+            if w.pair != index {
+                return true;
+            }
+            if w.coming.is_none() {
+                fabric.refuse(w.node, w.token);
+                return false;
+            }
+            w.pair = NO_PAIR;
+            orphaned += w.len_bytes as u64;
+            true
+        });
+        if let Some(held) = self.dcs.get_mut(&dc_id).and_then(|dc| dc.held.get_mut(&slot)) {
+            *held = held.saturating_sub(orphaned);
+        }
+    }
+
+    fn set_extent(&mut self, index: PairIndex, what: What, state: Wanted) {
+        let Some(pair) = self.pair_mut(index) else { return };
+        let held = match what {
+            What::Slot(sequence) => pair.held.iter_mut().find(|h| h.slot.sequence == sequence),
+            What::Reply(call) => pair.held_reply.as_mut().filter(|h| h.slot.call == call),
+        };
+        if let Some(held) = held {
+            held.extent = state;
+        }
+    }
+
+    /// An accepted extent is in place, or will not come in this session.
+    pub(super) fn bulk_ended(&mut self, node: NodeId, token: u64, whole: bool) {
+        let Some(at) = self.waiting.iter().position(|w| w.node == node && w.token == token) else { return };
+        let Some(waiting) = self.waiting.remove(at) else { return };
+        let Some(ours) = waiting.coming else { return };
+        let index = waiting.pair;
+        if index == NO_PAIR {
+            if let Some((dc, extent)) = waiting.into
+                && let Some(dc) = self.dcs.get_mut(&dc)
+                && dc.pool.free(extent).is_err()
+            {
+                self.totals.corrupt += 1;
+            }
+            return;
+        }
+        if !whole {
+            self.set_extent(index, waiting.what, Wanted::Missing);
+            self.take_home(index, ours);
+            return;
+        }
+        self.totals.bytes_received += waiting.len_bytes as u64;
+        let Some(pair) = self.pair_mut(index) else { return };
+        let Some(Lent { extent }) = pair.lent.get(ours as usize).copied().flatten() else { return };
+        match waiting.what {
+            What::Slot(sequence) => {
+                if let Some(held) = pair.held.iter_mut().find(|h| h.slot.sequence == sequence) {
+                    put_claim(&mut held.slot, extent, ours);
+                    held.extent = Wanted::Ready;
+                }
+                self.publish_ready(index);
+            }
+            What::Reply(call) => self.publish_reply(index, call, extent, ours),
+        }
+    }
+
+    fn publish_reply(&mut self, index: PairIndex, call: u32, extent: Extent, token: u32) {
+        let Some(pair) = self.pair_mut(index) else { return };
+        let Some(held) = pair.held_reply.take_if(|h| h.slot.call == call) else {
+            self.take_home(index, token);
+            return;
+        };
+        let earlier = pair.replied.replace((call, token));
+        let taken = pair.side.reply_taken();
+        let mut slot = held.slot;
+        put_claim(&mut slot, extent, token);
+        reply::publish(&pair.own, &mut slot);
+        // An earlier reply that was never taken: its client has called again, so it never will be.
+        if let Some((earlier, token)) = earlier
+            && taken < earlier
+        {
+            self.take_home(index, token);
+        }
+        self.publish_ready(index);
+    }
+
+    /// A newer reply takes the place of one that is still held.
+    pub(super) fn drop_held_reply(&mut self, index: PairIndex) {
+        let Some(pair) = self.pair_mut(index) else { return };
+        if let Some(held) = pair.held_reply.take()
+            && held.extent == Wanted::Missing
+        {
+            let call = held.slot.call;
+            self.waiting.retain(|w| w.pair != index || w.what != What::Reply(call));
+        }
+    }
+
+    /// Takes home what the local endpoint has given back.
+    pub(super) fn bring_home(&mut self, index: PairIndex) {
+        loop {
+            let Some(pair) = self.pair_mut(index) else { return };
+            let side = pair.side.clone();
+            let dc = pair.local.dc;
+            match pair.returns.next(&side) {
+                Ok(None) => return,
+                Ok(Some((token, memory))) => {
+                    // What belonged to a predecessor's memory is not ours to take back.
+                    if self.dcs.get(&dc).is_some_and(|dc| dc.memory == memory) {
+                        self.take_home(index, token);
+                    }
+                }
+                Err(corrupt) => {
+                    self.condemn(index, corrupt);
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn take_home(&mut self, index: PairIndex, token: u32) {
+        let Some(pair) = self.pair_mut(index) else { return };
+        let Some(Lent { extent }) = pair.lent.get_mut(token as usize).and_then(Option::take) else { return };
+        let (dc, slot) = (pair.local.dc, pair.local.slot.0);
+        let Some(dc) = self.dcs.get_mut(&dc) else { return };
+        if let Some(held) = dc.held.get_mut(&slot) {
+            *held = held.saturating_sub(extent.len_bytes as u64);
+        }
+        if dc.pool.free(extent).is_err() {
+            self.totals.corrupt += 1;
+        }
+        self.room_came = true;
+    }
+
+    /// Takes home everything that is out with a local endpoint that ended.
+    pub(super) fn take_home_all(&mut self, index: PairIndex) {
+        let count = self.pair(index).map_or(0, |pair| pair.lent.len());
+        for token in 0..count as u32 {
+            let extent = self.pair(index).and_then(|p| p.lent.get(token as usize).copied().flatten());
+            let extent = extent.map(|lent| lent.extent);
+            if extent.is_none() {
+                continue;
+            }
+            let coming = self.waiting.iter().any(|w| w.into.map(|(_, e)| e) == extent);
+            if !coming {
+                self.take_home(index, token);
+            }
+        }
+    }
+}
+
+fn put_claim(slot: &mut SlotCopy, extent: Extent, token: u32) {
+    slot.set_claim(Claim {
+        segment: extent.segment,
+        token,
+        offset_bytes: extent.offset_bytes,
+        len_bytes: extent.len_bytes as u64,
+    });
+}

@@ -1,0 +1,481 @@
+//! The courier: mirrors pair sides between this node's endpoints and those of other nodes, over any fabric.
+//!
+//! For a local A and a remote R it keeps a side in its own memory that looks to A as R's own side would: the slots that
+//! R published, what R consumed, raised and replied. The courier at the far end does the same for A. Every word is
+//! monotone and every record idempotent, so a courier holds no state that matters: a successor starts from the
+//! endpoints' own memories, both ends say everything again, and what is already there is dropped by its sequence.
+//!
+//! Pure: told the time, given the fabric; what it wants of the daemon it puts into [`Output`]. Neighbours: `outgoing`
+//! (local to wire), `incoming` (wire to local), `bulk` (extents), `driver` (the process around it).
+
+mod bulk;
+mod incoming;
+mod outgoing;
+mod pair;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use abi::courier::{Attach, LinkState, TAIL_BYTES_MAX, Totals};
+use abi::limits::{PROXY_POOL_BYTES_MAX, SLOTS_PER_DC};
+use abi::member::{Refusal, SegmentKind};
+use abi::{DcId, Endpoint, Incarnation, NodeId, side};
+use shm::doorbell::{Doorbells, Wake};
+use shm::lane::{LaneReader, look_again};
+use shm::map::Mapping;
+use shm::pool::Pool;
+use shm::side::{OwnSide, PeerSide};
+use shm::words::{OwnWords, Words};
+
+use crate::{Completion, Fabric, Piece, RegionKey, Time};
+use bulk::Waiting;
+use pair::{Carried, PairIndex};
+
+/// What the courier wants the daemon to know or do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    RemoteOpen { local: Endpoint, remote: Endpoint, node: NodeId },
+    WantSegment { memory: u32, segment: u32 },
+    NewPoolSegment { dc: DcId, len_bytes: u64 },
+    Directory { node: NodeId, incarnation: Incarnation, bytes: Vec<u8> },
+    Link { node: NodeId, incarnation: Incarnation, state: LinkState },
+    NodeClosed { node: NodeId },
+    Detached { local: Endpoint, remote: Endpoint },
+    Fenced { by: NodeId },
+}
+
+/// A link to another node.
+#[derive(Default)]
+struct Link {
+    session: Option<u64>,
+    incarnation: Option<Incarnation>,
+    /// Pairs with something to say.
+    dirty: BTreeSet<PairIndex>,
+    /// Where the next round starts, so that no pair is served twice before the others.
+    turn: u32,
+    /// Records of no pair, oldest first.
+    control: VecDeque<Vec<u8>>,
+    /// A directory text on its way in.
+    directory: Vec<u8>,
+    /// Openings that the daemon has been asked about.
+    opening: BTreeSet<(Endpoint, Endpoint)>,
+}
+
+/// A DC that this courier serves: its own memory there.
+struct Dc {
+    memory: u32,
+    doorbells: Doorbells,
+    pool: Pool,
+    regions: BTreeMap<u32, RegionKey>,
+    own: BTreeMap<u32, Arc<Mapping>>,
+    /// A pool segment was asked for and has not come.
+    asked: bool,
+    /// Bytes of the pool that each local receiver holds.
+    held: BTreeMap<u16, u64>,
+}
+
+/// Records of no pair that may wait for a link.
+const CONTROL_MAX: usize = 4096;
+/// Openings of one node that may be undecided.
+const OPENING_MAX: usize = 4096;
+
+/// The courier of one proxy, or of one endpoint in direct mode.
+pub struct Courier {
+    links: BTreeMap<NodeId, Link>,
+    dcs: BTreeMap<DcId, Dc>,
+    pairs: Vec<Option<Box<Carried>>>,
+    free: Vec<u32>,
+    by_ends: BTreeMap<(Endpoint, Endpoint), PairIndex>,
+    by_slot: BTreeMap<(DcId, u16), Vec<PairIndex>>,
+    segments: BTreeMap<(u32, u32), (Arc<Mapping>, RegionKey)>,
+    wanted: BTreeSet<(u32, u32)>,
+    waiting: VecDeque<Waiting>,
+    knocks: BTreeSet<PairIndex>,
+    rx: Option<(Arc<Mapping>, RegionKey)>,
+    spare: Vec<Piece>,
+    done: Vec<Completion>,
+    scratch: Vec<u8>,
+    outgoing: outgoing::Outgoing,
+    outputs: Vec<Output>,
+    totals: Totals,
+    tokens: u64,
+    /// An extent came home since waiting ones were last tried.
+    room_came: bool,
+}
+
+/// Buffers lent to the fabric.
+const RX_BUFFERS: usize = 32;
+/// Completions looked at in one step.
+const DONE_MAX: usize = 256;
+
+impl Courier {
+    /// A courier that may talk to these nodes.
+    pub fn new(peers: impl IntoIterator<Item = NodeId>) -> Courier {
+        Courier {
+            links: peers.into_iter().map(|node| (node, Link::default())).collect(),
+            dcs: BTreeMap::new(),
+            pairs: Vec::new(),
+            free: Vec::new(),
+            by_ends: BTreeMap::new(),
+            by_slot: BTreeMap::new(),
+            segments: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            waiting: VecDeque::new(),
+            knocks: BTreeSet::new(),
+            rx: None,
+            spare: Vec::new(),
+            done: Vec::with_capacity(DONE_MAX),
+            scratch: Vec::new(),
+            outgoing: outgoing::Outgoing::default(),
+            outputs: Vec::new(),
+            totals: Totals::default(),
+            tokens: 0,
+            room_came: false,
+        }
+    }
+
+    /// Lends receive buffers cut from `map` to the fabric. Once, before the first step.
+    pub fn lend_buffers(&mut self, map: Arc<Mapping>, fabric: &mut dyn Fabric) {
+        let each = fabric.caps().message_bytes_max;
+        let region = fabric.attach(&map);
+        let count = map.len_bytes() / each as usize;
+        self.spare.extend((0..count).map(|n| Piece {
+            region,
+            offset_bytes: n as u64 * each as u64,
+            len_bytes: each,
+        }));
+        self.rx = Some((map, region));
+        self.post_spare(fabric);
+    }
+
+    /// Bytes that `lend_buffers` should be given for this fabric.
+    pub fn buffer_bytes(fabric: &dyn Fabric) -> usize {
+        RX_BUFFERS * fabric.caps().message_bytes_max as usize
+    }
+
+    fn post_spare(&mut self, fabric: &mut dyn Fabric) {
+        if !self.spare.is_empty() {
+            let taken = fabric.post_recv(&self.spare);
+            self.spare.drain(..taken);
+        }
+    }
+
+    /// Serves a DC from now on.
+    pub fn add_dc(&mut self, dc: DcId, memory: u32, doorbells: Doorbells) {
+        let pool = Pool::new(PROXY_POOL_BYTES_MAX);
+        let (regions, own, held) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        self.dcs.insert(dc, Dc { memory, doorbells, pool, regions, own, asked: false, held });
+    }
+
+    /// A segment of our own memory in a DC, mapped writable.
+    pub fn add_segment(
+        &mut self,
+        dc: DcId,
+        index: u32,
+        kind: SegmentKind,
+        map: Arc<Mapping>,
+        fabric: &mut dyn Fabric,
+    ) {
+        let Some(of) = self.dcs.get_mut(&dc) else { return };
+        if kind == SegmentKind::Pool {
+            of.regions.insert(index, fabric.attach(&map));
+            of.pool.add_segment(index, Arc::clone(&map));
+            of.asked = false;
+        }
+        of.own.insert(index, map);
+        self.retry_waiting(fabric);
+    }
+
+    /// Carries a pair. `side_map` is the local endpoint's side, mapped read-only, alone.
+    ///
+    /// Returns false when the daemon named something that it has not given.
+    pub fn attach(&mut self, attach: &Attach, side_map: Arc<Mapping>, fabric: &mut dyn Fabric) -> bool {
+        let (local, remote) = (attach.local, attach.remote);
+        let Some(dc) = self.dcs.get(&local.dc) else { return false };
+        let Some(own_map) = dc.own.get(&attach.own_segment) else { return false };
+        let offset = attach.own_side as usize * side::BYTES;
+        let (Ok(own), Ok(words)) =
+            (OwnWords::mapped(own_map, offset, side::WORDS), Words::mapped(&side_map, 0, side::WORDS))
+        else {
+            return false;
+        };
+        if self.by_ends.contains_key(&(local, remote)) || !self.links.contains_key(&attach.node) {
+            return false;
+        }
+        let region = fabric.attach(&side_map);
+        let carried = Carried::new(attach, OwnSide::new(own), PeerSide::new(words), region);
+        carried.own.set_wants_returns(true);
+        let index = PairIndex(self.free.pop().unwrap_or(self.pairs.len() as u32));
+        match self.pairs.get_mut(index.0 as usize) {
+            Some(place) => *place = Some(Box::new(carried)),
+            None => self.pairs.push(Some(Box::new(carried))),
+        }
+        self.by_ends.insert((local, remote), index);
+        self.by_slot.entry((local.dc, local.slot.0)).or_default().push(index);
+        if let Some(link) = self.links.get_mut(&attach.node) {
+            link.opening.remove(&(local, remote));
+            link.dirty.insert(index);
+        }
+        self.totals.pairs += 1;
+        true
+    }
+
+    /// The daemon will not open this pair.
+    pub fn refuse(&mut self, local: Endpoint, remote: Endpoint, why: Refusal) {
+        use abi::record::{Kind, Record};
+        for link in self.links.values_mut() {
+            if link.opening.remove(&(local, remote)) {
+                let pair = abi::Pair { source: local, destination: remote };
+                link.control.push_back(Record::of(Kind::Refused, pair, why as u64).to_bytes().to_vec());
+            }
+        }
+    }
+
+    /// A bulk segment of a local endpoint, mapped read-only.
+    pub fn add_peer_segment(&mut self, memory: u32, segment: u32, map: Arc<Mapping>, fabric: &mut dyn Fabric) {
+        self.wanted.remove(&(memory, segment));
+        let region = fabric.attach(&map);
+        self.segments.insert((memory, segment), (map, region));
+        for index in 0..self.pairs.len() as u32 {
+            let index = PairIndex(index);
+            if self.pair(index).is_some_and(|p| p.memory == memory) {
+                self.mark_dirty(index);
+            }
+        }
+    }
+
+    /// A local endpoint ended: its lanes are frozen as they are, and the far ends are told.
+    pub fn local_ended(&mut self, endpoint: Endpoint) {
+        for index in self.pairs_of(endpoint.dc, endpoint.slot.0) {
+            let Some(pair) = self.pair_mut(index) else { continue };
+            if pair.local == endpoint && pair.ended.is_none() {
+                let published = LaneReader::from_sequence(pair.sent_next).pending(&pair.side);
+                pair.ended = Some(pair.sent_next + published);
+                self.take_home_all(index);
+                self.mark_dirty(index);
+            }
+        }
+    }
+
+    /// Forgets a pair; its side is all zeroes afterwards.
+    pub fn detach(&mut self, local: Endpoint, remote: Endpoint, fabric: &mut dyn Fabric) {
+        if let Some(&index) = self.by_ends.get(&(local, remote)) {
+            self.abandon_waiting(index, fabric);
+            self.take_home_all(index);
+            self.by_ends.remove(&(local, remote));
+            if let Some(of_slot) = self.by_slot.get_mut(&(local.dc, local.slot.0)) {
+                of_slot.retain(|&i| i != index);
+            }
+            self.knocks.remove(&index);
+            if let Some(pair) = self.pairs[index.0 as usize].take() {
+                if let Some(link) = self.links.get_mut(&pair.node) {
+                    link.dirty.remove(&index);
+                }
+                pair.own.clear();
+                fabric.detach(pair.region);
+                self.forget_segments(pair.memory, fabric);
+            }
+            self.free.push(index.0);
+            self.totals.pairs -= 1;
+        }
+        self.outputs.push(Output::Detached { local, remote });
+    }
+
+    fn forget_segments(&mut self, memory: u32, fabric: &mut dyn Fabric) {
+        if self.pairs.iter().flatten().any(|p| p.memory == memory) {
+            return;
+        }
+        self.wanted.retain(|&(m, _)| m != memory);
+        self.segments.retain(|&(m, _), (_, region)| {
+            if m == memory {
+                fabric.detach(*region);
+            }
+            m != memory
+        });
+    }
+
+    /// A node was declared dead: nothing of this incarnation is delivered any more, and nothing leaves for it.
+    pub fn node_dead(&mut self, node: NodeId, incarnation: Incarnation, fabric: &mut dyn Fabric) {
+        fabric.fence(node, incarnation);
+        for index in 0..self.pairs.len() as u32 {
+            let index = PairIndex(index);
+            let Some(pair) = self.pair_mut(index) else { continue };
+            if pair.node == node && !pair.closed {
+                pair.closed = true;
+                pair.own.end(side::END_NODE_DEAD, 0);
+                self.knocks.insert(index);
+            }
+        }
+        if let Some(link) = self.links.get_mut(&node) {
+            link.dirty.clear();
+            link.control.clear();
+            link.opening.clear();
+        }
+        self.outputs.push(Output::NodeClosed { node });
+        self.knock_all();
+    }
+
+    /// Bytes for the daemon of a node, or of every node that is up. Dropped when the link is not: the daemon says
+    /// everything again when it is.
+    pub fn send_directory(&mut self, to: Option<NodeId>, bytes: &[u8]) {
+        use abi::record::{Kind, Record};
+        let chunk = abi::limits::HEAD_BYTES_MAX - abi::record::BYTES;
+        for (node, link) in &mut self.links {
+            if link.session.is_none() || to.is_some_and(|to| to != *node) || link.control.len() > CONTROL_MAX {
+                continue;
+            }
+            for (n, part) in bytes.chunks(chunk).enumerate() {
+                let arg = (bytes.len() as u64) << 32 | (n * chunk) as u64;
+                let record = Record { kind: Kind::Directory, count: 0, pair: None, arg };
+                link.control.push_back([&record.to_bytes()[..], part].concat());
+            }
+        }
+        debug_assert!(bytes.len() <= TAIL_BYTES_MAX);
+    }
+
+    /// A local endpoint rang: it has something for one of its pairs.
+    pub fn hint(&mut self, dc: DcId, slot: u16) {
+        for index in self.pairs_of(dc, slot) {
+            self.mark_dirty(index);
+        }
+    }
+
+    /// Looks at every pair, whatever the hints say: against a spoilt doorbell page.
+    pub fn suspect_all(&mut self) {
+        for index in 0..self.pairs.len() as u32 {
+            self.mark_dirty(PairIndex(index));
+        }
+    }
+
+    /// Moves everything that can move: takes what the fabric has, delivers it, sends what local endpoints published.
+    /// Returns whether it would find more to do at once.
+    pub fn step(&mut self, now: Time, fabric: &mut dyn Fabric) -> bool {
+        let mut done = std::mem::take(&mut self.done);
+        done.clear();
+        fabric.poll(now, &mut done);
+        let full = done.len() == done.capacity();
+        for completion in done.drain(..) {
+            self.on_completion(completion, fabric);
+        }
+        self.done = done;
+        self.post_spare(fabric);
+        let mut more = self.pump(fabric);
+        if std::mem::take(&mut self.room_came) {
+            self.retry_waiting(fabric);
+            more = true;
+        }
+        self.knock_all();
+        full || more
+    }
+
+    fn on_completion(&mut self, completion: Completion, fabric: &mut dyn Fabric) {
+        match completion {
+            Completion::Sent { .. } | Completion::Failed { .. } => {}
+            Completion::Received { peer, buffer, len_bytes } => {
+                self.received(peer, buffer, len_bytes);
+                self.spare.push(buffer);
+            }
+            Completion::Announced { peer, token, bulk_bytes, buffer, len_bytes } => {
+                self.announced(peer, token, bulk_bytes, buffer, len_bytes, fabric);
+                self.spare.push(buffer);
+            }
+            Completion::BulkReceived { peer, token, .. } => self.bulk_ended(peer, token, true),
+            Completion::BulkFailed { peer, token, .. } => self.bulk_ended(peer, token, false),
+            Completion::Up { peer, session, incarnation } => self.up(peer, session, incarnation),
+            Completion::Lost { peer, session } => self.lost(peer, session),
+            Completion::Trouble { peer, state } => {
+                if state == LinkState::Fenced {
+                    self.outputs.push(Output::Fenced { by: peer });
+                }
+                let incarnation = self.links.get(&peer).and_then(|l| l.incarnation).unwrap_or(Incarnation(0));
+                self.outputs.push(Output::Link { node: peer, incarnation, state });
+            }
+        }
+    }
+
+    fn up(&mut self, node: NodeId, session: u64, incarnation: Incarnation) {
+        let Some(link) = self.links.get_mut(&node) else { return };
+        link.session = Some(session);
+        link.incarnation = Some(incarnation);
+        link.directory.clear();
+        link.opening.clear();
+        self.totals.sessions += 1;
+        self.outputs.push(Output::Link { node, incarnation, state: LinkState::Up });
+        for index in 0..self.pairs.len() as u32 {
+            let index = PairIndex(index);
+            if let Some(pair) = self.pair_mut(index)
+                && pair.node == node
+            {
+                pair.new_session();
+                self.mark_dirty(index);
+            }
+        }
+    }
+
+    fn lost(&mut self, node: NodeId, session: u64) {
+        let Some(link) = self.links.get_mut(&node) else { return };
+        if link.session != Some(session) {
+            return;
+        }
+        link.session = None;
+        link.control.clear();
+        let incarnation = link.incarnation.unwrap_or(Incarnation(0));
+        self.waiting.retain(|w| w.node != node);
+        for pair in self.pairs.iter_mut().flatten().filter(|p| p.node == node) {
+            pair.opened = false;
+        }
+        self.outputs.push(Output::Link { node, incarnation, state: LinkState::Cut });
+    }
+
+    /// Rings the local endpoints that were given something, unless they look by themselves. Once for a batch.
+    fn knock_all(&mut self) {
+        if self.knocks.is_empty() {
+            return;
+        }
+        look_again();
+        let knocks = std::mem::take(&mut self.knocks);
+        for &index in &knocks {
+            let Some(pair) = self.pair(index) else { continue };
+            if pair.side.attending() {
+                continue;
+            }
+            let Some(dc) = self.dcs.get(&pair.local.dc) else { continue };
+            match dc.doorbells.ring(pair.doorbell, pair.remote.slot.0 % SLOTS_PER_DC) {
+                Wake::Futex => dc.doorbells.wake(pair.doorbell),
+                // Endpoints sleep on the futex; an eventfd of theirs is the daemon's to give, and it has given none.
+                Wake::Nothing | Wake::EventFd => {}
+            }
+        }
+    }
+
+    fn pair(&self, index: PairIndex) -> Option<&Carried> {
+        self.pairs.get(index.0 as usize)?.as_deref()
+    }
+
+    fn pair_mut(&mut self, index: PairIndex) -> Option<&mut Carried> {
+        self.pairs.get_mut(index.0 as usize)?.as_deref_mut()
+    }
+
+    fn pairs_of(&self, dc: DcId, slot: u16) -> Vec<PairIndex> {
+        self.by_slot.get(&(dc, slot)).cloned().unwrap_or_default()
+    }
+
+    fn mark_dirty(&mut self, index: PairIndex) {
+        if let Some(node) = self.pair(index).map(|p| p.node)
+            && let Some(link) = self.links.get_mut(&node)
+        {
+            link.dirty.insert(index);
+        }
+    }
+
+    /// Takes what the daemon is to be told.
+    pub fn take_outputs(&mut self, into: &mut Vec<Output>) {
+        into.append(&mut self.outputs);
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+}

@@ -1,0 +1,427 @@
+//! Local to wire: what the local endpoints have published since the last look, in as few frames as it takes.
+
+use std::ops::Range;
+
+use abi::limits::{LANE_SLOTS, SLOT_BYTES};
+use abi::record::{Kind, Record};
+use abi::side::END_DEAD;
+use abi::slot::{EXTENT, SlotCopy, WITHDRAWABLE, WITHDRAWN};
+use abi::{Corrupt, NodeId, side};
+use shm::lane::{self, LaneReader, look_again};
+use shm::side::Mirrored;
+use shm::{notify, reply};
+
+use super::{Courier, Output, PairIndex};
+use crate::{Desc, Fabric, Piece, RegionKey};
+
+/// Descriptors posted at once.
+const BATCH: usize = 32;
+/// Slots of one pair before the next pair has its turn.
+const RUN_SLOTS_MAX: u64 = 64;
+
+/// A batch in the making: heads end to end, and what each descriptor means when it is accepted.
+#[derive(Default)]
+pub(super) struct Outgoing {
+    heads: Vec<u8>,
+    items: Vec<Item>,
+}
+
+struct Item {
+    head: Range<usize>,
+    piece: Option<Piece>,
+    bulk: bool,
+    said: Said,
+}
+
+/// What is true once a descriptor was accepted.
+#[derive(Clone, Copy)]
+enum Said {
+    Control,
+    Open(PairIndex),
+    Opened(PairIndex),
+    Slots { pair: PairIndex, end: u64, withdrawable: Option<u64>, extent: bool },
+    SlotExtent { pair: PairIndex, sequence: u64 },
+    Reply { pair: PairIndex, call: u32, extent: bool },
+    ReplyExtent { pair: PairIndex, call: u32 },
+    Words { pair: PairIndex, words: Mirrored },
+    Raised { pair: PairIndex, raises: u64 },
+    Withdraw(PairIndex),
+    Ended(PairIndex),
+}
+
+impl Outgoing {
+    fn clear(&mut self) {
+        self.heads.clear();
+        self.items.clear();
+    }
+
+    fn is_full(&self) -> bool {
+        self.items.len() >= BATCH
+    }
+
+    fn push(&mut self, record: Record, body: &[u8], piece: Option<Piece>, bulk: bool, said: Said) {
+        let start = self.heads.len();
+        self.heads.extend_from_slice(&record.to_bytes());
+        self.heads.extend_from_slice(body);
+        self.items.push(Item { head: start..self.heads.len(), piece, bulk, said });
+    }
+}
+
+fn words_bytes<const N: usize, const B: usize>(words: [u64; N]) -> [u8; B] {
+    let mut out = [0; B];
+    for (word, bytes) in words.iter().zip(out.chunks_exact_mut(8)) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    out
+}
+
+impl Courier {
+    /// Sends for every link that is up. Returns whether more could be sent at once.
+    pub(super) fn pump(&mut self, fabric: &mut dyn Fabric) -> bool {
+        let mut more = false;
+        let mut at = self.links.keys().next().copied();
+        while let Some(node) = at {
+            more |= self.pump_link(node, fabric);
+            at = self.links.range((std::ops::Bound::Excluded(node), std::ops::Bound::Unbounded)).next().map(|l| *l.0);
+        }
+        more
+    }
+
+    fn pump_link(&mut self, node: NodeId, fabric: &mut dyn Fabric) -> bool {
+        let mut out = std::mem::take(&mut self.outgoing);
+        let more = loop {
+            out.clear();
+            if !self.gather(node, &mut out) {
+                break false;
+            }
+            if out.items.is_empty() {
+                break false;
+            }
+            let taken = self.post(node, &out, fabric);
+            for item in &out.items[..taken] {
+                self.commit(node, item.said);
+            }
+            if taken < out.items.len() {
+                // The rest is gathered again after a completion: its pairs stay dirty.
+                for item in &out.items[taken..] {
+                    self.keep_dirty(node, item.said);
+                }
+                break false;
+            }
+        };
+        out.clear();
+        self.outgoing = out;
+        more
+    }
+
+    fn post(&mut self, node: NodeId, out: &Outgoing, fabric: &mut dyn Fabric) -> usize {
+        let empty = Desc { token: 0, head: &[], pieces: &[], bulk: false };
+        let mut descs = [empty; BATCH];
+        for (desc, item) in descs.iter_mut().zip(&out.items) {
+            self.tokens += 1;
+            *desc = Desc {
+                token: self.tokens,
+                head: &out.heads[item.head.clone()],
+                pieces: item.piece.as_slice(),
+                bulk: item.bulk,
+            };
+        }
+        let count = out.items.len().min(BATCH);
+        fabric.post_send(node, &descs[..count])
+    }
+
+    /// Fills a batch. False when the link is down.
+    fn gather(&mut self, node: NodeId, out: &mut Outgoing) -> bool {
+        let Some(link) = self.links.get_mut(&node) else { return false };
+        if link.session.is_none() {
+            return false;
+        }
+        for bytes in link.control.iter().take(BATCH) {
+            let start = out.heads.len();
+            out.heads.extend_from_slice(bytes);
+            let head = start..out.heads.len();
+            out.items.push(Item { head, piece: None, bulk: false, said: Said::Control });
+        }
+        let mut left = link.dirty.len();
+        while !out.is_full() && left > 0 {
+            let Some(link) = self.links.get_mut(&node) else { return false };
+            let from = PairIndex(link.turn);
+            let next = link.dirty.range(from..).next().or(link.dirty.first()).copied();
+            let Some(index) = next else { break };
+            link.turn = index.0 + 1;
+            link.dirty.remove(&index);
+            left -= 1;
+            if self.gather_pair(index, out) {
+                self.mark_dirty(index);
+            }
+        }
+        true
+    }
+
+    /// Gathers what a pair has to say. Returns whether it has more than fits now.
+    fn gather_pair(&mut self, index: PairIndex, out: &mut Outgoing) -> bool {
+        self.bring_home(index);
+        let Some(pair) = self.pair_mut(index) else { return false };
+        if pair.closed {
+            return false;
+        }
+        if !pair.open_said {
+            out.push(Record::of(Kind::Open, pair.outward(), 0), &[], None, false, Said::Open(index));
+            return pair.opened;
+        }
+        if pair.must_say_opened {
+            out.push(Record::of(Kind::Opened, pair.outward(), 0), &[], None, false, Said::Opened(index));
+        }
+        if !pair.opened {
+            return false;
+        }
+        match self.gather_slots(index, out) {
+            Ok(more) => {
+                let said = self.gather_rest(index, out);
+                more || said.unwrap_or(false)
+            }
+            Err(corrupt) => {
+                self.condemn(index, corrupt);
+                false
+            }
+        }
+    }
+
+    /// A run of published slots, sent from where they are.
+    fn gather_slots(&mut self, index: PairIndex, out: &mut Outgoing) -> Result<bool, Corrupt> {
+        let Some(pair) = self.pair(index) else { return Ok(false) };
+        if !pair.bulk_due.is_empty() {
+            return self.gather_extents(index, out);
+        }
+        let first = pair.sent_next;
+        let limit = RUN_SLOTS_MAX.min(LANE_SLOTS - first % LANE_SLOTS).min(pair.ended.unwrap_or(u64::MAX) - first);
+        let mut end = first;
+        let mut withdrawable = None;
+        let mut missing = None;
+        let mut extent = false;
+        while end < first + limit {
+            let Some(slot) = LaneReader::peek(&pair.side, end, pair.local)? else { break };
+            if let Some(claim) = slot.claim() {
+                claim.check_len()?;
+                if !self.segments.contains_key(&(pair.memory, claim.segment)) {
+                    missing = Some((pair.memory, claim.segment));
+                    break;
+                }
+            }
+            if slot.head.has(WITHDRAWABLE) {
+                withdrawable = Some(end);
+            }
+            end += 1;
+            if slot.head.has(EXTENT) {
+                extent = slot.claim().is_some_and(|claim| claim.len_bytes > 0);
+                break;
+            }
+        }
+        if end > first {
+            // From here on these slots may leave: who withdraws one is told so. The marks are in the slots themselves,
+            // which are read only after this.
+            pair.own.set_taking(end);
+            look_again();
+            let count = (end - first) as u16;
+            let record = Record { kind: Kind::Slots, count, pair: Some(pair.outward()), arg: first };
+            let piece = Piece {
+                region: pair.region,
+                offset_bytes: lane::slot_offset_bytes(first) as u64,
+                len_bytes: count as u32 * SLOT_BYTES as u32,
+            };
+            out.push(record, &[], Some(piece), false, Said::Slots { pair: index, end, withdrawable, extent });
+        } else if let Some(segment) = missing
+            && self.wanted.insert(segment)
+        {
+            self.outputs.push(Output::WantSegment { memory: segment.0, segment: segment.1 });
+        }
+        // Whoever has an extent announces it in the next batch, behind its slot.
+        Ok(end > first)
+    }
+
+    fn gather_extents(&mut self, index: PairIndex, out: &mut Outgoing) -> Result<bool, Corrupt> {
+        let Some(pair) = self.pair(index) else { return Ok(false) };
+        let Some(&sequence) = pair.bulk_due.front() else { return Ok(false) };
+        let said = Said::SlotExtent { pair: index, sequence };
+        let slot = LaneReader::peek(&pair.side, sequence, pair.local)?;
+        match slot.map(|slot| self.piece_of(index, &slot)).transpose()?.flatten() {
+            Some(piece) => {
+                let record = Record::of(Kind::SlotExtent, pair.outward(), sequence);
+                out.push(record, &[], Some(piece), true, said);
+            }
+            // Consumed meanwhile, and its place used again: the far end has had it.
+            None => self.commit(NodeId(0), said),
+        }
+        Ok(true)
+    }
+
+    /// Where the extent of a local slot or reply lies.
+    fn piece_of(&self, index: PairIndex, slot: &SlotCopy) -> Result<Option<Piece>, Corrupt> {
+        let (Some(claim), Some(pair)) = (slot.claim(), self.pair(index)) else { return Ok(None) };
+        let Some((map, region)) = self.segments.get(&(pair.memory, claim.segment)) else { return Ok(None) };
+        let range = claim.check(map.len_bytes() as u64)?;
+        let region: RegionKey = *region;
+        Ok(Some(Piece { region, offset_bytes: range.start as u64, len_bytes: range.len() as u32 }))
+    }
+
+    /// Replies, notifications, control words, the end.
+    fn gather_rest(&mut self, index: PairIndex, out: &mut Outgoing) -> Result<bool, Corrupt> {
+        let Some(pair) = self.pair(index) else { return Ok(false) };
+        let outward = pair.outward();
+        if let Some(sequence) = pair.withdrawable
+            && lane::flags_now(&pair.side, sequence) & WITHDRAWN != 0
+        {
+            out.push(Record::of(Kind::Withdraw, outward, sequence), &[], None, false, Said::Withdraw(index));
+        }
+        let more = self.gather_reply(index, out);
+        let more = match more {
+            Ok(more) => more,
+            Err(corrupt) => {
+                self.condemn(index, corrupt);
+                return Ok(false);
+            }
+        };
+        let Some(pair) = self.pair(index) else { return Ok(false) };
+        let raises = notify::raises(&pair.side);
+        if raises > pair.raises_said {
+            let (raises, counters) = notify::counters(&pair.side);
+            let body: [u8; abi::record::RAISED_BYTES] = words_bytes(counters);
+            let said = Said::Raised { pair: index, raises };
+            out.push(Record::of(Kind::Raised, outward, raises), &body, None, false, said);
+        }
+        let words = pair.side.mirrored();
+        if pair.words_said != Some(words) {
+            let values = [words.consumed, words.outcome, words.reply_taken, words.gave_up];
+            let body: [u8; abi::record::WORDS_BYTES] = words_bytes(values);
+            let said = Said::Words { pair: index, words };
+            out.push(Record::of(Kind::Words, outward, 0), &body, None, false, said);
+        }
+        if let Some(end) = pair.ended
+            && !pair.ended_said
+            && pair.sent_next >= end
+            && pair.bulk_due.is_empty()
+            && !more
+        {
+            let body: [u8; abi::record::ENDED_BYTES] = words_bytes([end, words.consumed]);
+            out.push(Record::of(Kind::Ended, outward, END_DEAD), &body, None, false, Said::Ended(index));
+        }
+        Ok(more)
+    }
+
+    fn gather_reply(&mut self, index: PairIndex, out: &mut Outgoing) -> Result<bool, Corrupt> {
+        let Some(pair) = self.pair(index) else { return Ok(false) };
+        let outward = pair.outward();
+        if let Some(call) = pair.reply_bulk_due {
+            let slot = reply::read(&pair.side, call, pair.local)?;
+            let said = Said::ReplyExtent { pair: index, call };
+            match slot.map(|slot| self.piece_of(index, &slot)).transpose()?.flatten() {
+                Some(piece) => {
+                    let record = Record::of(Kind::ReplyExtent, outward, call as u64);
+                    out.push(record, &[], Some(piece), true, said);
+                }
+                None => self.commit(NodeId(0), said),
+            }
+            return Ok(true);
+        }
+        let Some(slot) = reply::newest(&pair.side, pair.reply_said, pair.local)? else { return Ok(false) };
+        // A reply whose client has taken it, or given it up, need not travel: its extent may be gone.
+        let answered = (pair.own.as_peer().reply_taken()).max(pair.own.gave_up());
+        if slot.call <= answered && slot.head.has(EXTENT) {
+            return Ok(false);
+        }
+        if let Some(claim) = slot.claim() {
+            claim.check_len()?;
+            let key = (pair.memory, claim.segment);
+            if !self.segments.contains_key(&key) {
+                if self.wanted.insert(key) {
+                    self.outputs.push(Output::WantSegment { memory: key.0, segment: key.1 });
+                }
+                return Ok(false);
+            }
+        }
+        let body: [u8; SLOT_BYTES] = words_bytes(slot.to_words());
+        let said = Said::Reply { pair: index, call: slot.call, extent: slot.head.has(EXTENT) };
+        out.push(Record::of(Kind::Reply, outward, slot.call as u64), &body, None, false, said);
+        Ok(slot.head.has(EXTENT))
+    }
+
+    fn commit(&mut self, node: NodeId, said: Said) {
+        match said {
+            Said::Control => {
+                if let Some(link) = self.links.get_mut(&node) {
+                    link.control.pop_front();
+                }
+            }
+            Said::Open(index) => self.on(index, |pair| pair.open_said = true),
+            Said::Opened(index) => self.on(index, |pair| pair.must_say_opened = false),
+            Said::Slots { pair, end, withdrawable, extent } => {
+                let mut count = 0;
+                self.on(pair, |pair| {
+                    count = end - pair.sent_next;
+                    if extent {
+                        pair.bulk_due.push_back(end - 1);
+                    }
+                    pair.sent_next = end;
+                    pair.withdrawable = withdrawable.or(pair.withdrawable);
+                });
+                self.totals.slots_sent += count;
+                self.totals.bytes_sent += count * SLOT_BYTES as u64;
+            }
+            Said::SlotExtent { pair, sequence } => self.on(pair, |pair| pair.bulk_due.retain(|&s| s != sequence)),
+            Said::Reply { pair, call, extent } => self.on(pair, |pair| {
+                pair.reply_said = call;
+                pair.reply_bulk_due = extent.then_some(call);
+            }),
+            Said::ReplyExtent { pair, call } => self.on(pair, |pair| {
+                if pair.reply_bulk_due == Some(call) {
+                    pair.reply_bulk_due = None;
+                }
+            }),
+            Said::Words { pair, words } => self.on(pair, |pair| pair.words_said = Some(words)),
+            Said::Raised { pair, raises } => self.on(pair, |pair| pair.raises_said = raises),
+            Said::Withdraw(index) => self.on(index, |pair| pair.withdrawable = None),
+            Said::Ended(index) => self.on(index, |pair| pair.ended_said = true),
+        }
+    }
+
+    fn on(&mut self, index: PairIndex, act: impl FnOnce(&mut super::pair::Carried)) {
+        if let Some(pair) = self.pair_mut(index) {
+            act(pair);
+        }
+    }
+
+    fn keep_dirty(&mut self, node: NodeId, said: Said) {
+        let index = match said {
+            Said::Control => return,
+            Said::Open(index) | Said::Opened(index) | Said::Withdraw(index) | Said::Ended(index) => index,
+            Said::Slots { pair, .. }
+            | Said::SlotExtent { pair, .. }
+            | Said::Reply { pair, .. }
+            | Said::ReplyExtent { pair, .. }
+            | Said::Words { pair, .. }
+            | Said::Raised { pair, .. } => pair,
+        };
+        if let Some(link) = self.links.get_mut(&node) {
+            link.dirty.insert(index);
+        }
+    }
+
+    /// A local endpoint broke the protocol: its pair is carried no more, and both ends see it ended.
+    pub(super) fn condemn(&mut self, index: PairIndex, _why: Corrupt) {
+        self.totals.corrupt += 1;
+        let Some(pair) = self.pair_mut(index) else { return };
+        if pair.closed {
+            return;
+        }
+        pair.closed = true;
+        pair.own.end(side::END_DEAD, pair.published());
+        let (node, outward, end) = (pair.node, pair.outward(), pair.sent_next);
+        let consumed = pair.side.consumed();
+        let body: [u8; abi::record::ENDED_BYTES] = words_bytes([end, consumed]);
+        let record = Record::of(Kind::Ended, outward, END_DEAD).to_bytes();
+        if let Some(link) = self.links.get_mut(&node) {
+            link.control.push_back([&record[..], &body[..]].concat());
+        }
+        self.knocks.insert(index);
+    }
+}

@@ -1,0 +1,163 @@
+//! One carried pair: the local endpoint's side, the mirror of the remote one's, and how far either has got.
+
+use std::collections::VecDeque;
+
+use abi::courier::Attach;
+use abi::slot::SlotCopy;
+use abi::{Endpoint, NodeId, Pair};
+use shm::pool::Extent;
+use shm::returns::Returns;
+use shm::side::{Mirrored, OwnSide, PeerSide};
+
+use crate::RegionKey;
+
+/// Index of a pair in its courier.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct PairIndex(pub(super) u32);
+
+/// A slot that has arrived and cannot be published yet: it, or one before it, waits for its extent.
+#[derive(Clone, Copy)]
+pub(super) struct Held {
+    pub(super) slot: SlotCopy,
+    pub(super) extent: Wanted,
+}
+
+/// Where the extent of an arrived slot or reply is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wanted {
+    /// There is none, or it is in place.
+    Ready,
+    /// It has not been announced in this session, or waits for room.
+    Missing,
+    /// It is being written into this extent of our pool.
+    Coming(u32),
+}
+
+/// An extent of our pool that a local endpoint has, or is about to get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Lent {
+    pub(super) extent: Extent,
+}
+
+/// A pair.
+pub(super) struct Carried {
+    pub(super) local: Endpoint,
+    pub(super) remote: Endpoint,
+    pub(super) node: NodeId,
+    /// The mirror of the remote endpoint's side, which the local one reads.
+    pub(super) own: OwnSide,
+    /// The local endpoint's side.
+    pub(super) side: PeerSide,
+    pub(super) region: RegionKey,
+    /// The local endpoint's memory, for its extents.
+    pub(super) memory: u32,
+    pub(super) doorbell: usize,
+    /// Its node was declared dead, or it broke the protocol: nothing is carried any more.
+    pub(super) closed: bool,
+
+    /// We have said `Open` in this session.
+    pub(super) open_said: bool,
+    /// The far end has the pair attached: what we send is taken.
+    pub(super) opened: bool,
+    pub(super) must_say_opened: bool,
+    /// The next slot of the local lane to send.
+    pub(super) sent_next: u64,
+    /// Sequences of sent slots whose extents are still to be announced.
+    pub(super) bulk_due: VecDeque<u64>,
+    pub(super) reply_bulk_due: Option<u32>,
+    pub(super) words_said: Option<Mirrored>,
+    pub(super) raises_said: u64,
+    pub(super) reply_said: u32,
+    /// A withdrawable slot that was sent: its mark must follow it.
+    pub(super) withdrawable: Option<u64>,
+    /// The local endpoint ended with this final sequence.
+    pub(super) ended: Option<u64>,
+    pub(super) ended_said: bool,
+
+    /// The next slot that must arrive.
+    pub(super) arrived: u64,
+    pub(super) held: VecDeque<Held>,
+    pub(super) held_reply: Option<Held>,
+    /// The last reply with an extent that was published to the local endpoint.
+    pub(super) replied: Option<(u32, u32)>,
+    /// The remote endpoint ended; said to the local one when all its slots are published.
+    pub(super) remote_end: Option<u64>,
+    pub(super) returns: Returns,
+    /// Extents of our pool out with the local endpoint, by token.
+    pub(super) lent: Vec<Option<Lent>>,
+}
+
+impl Carried {
+    pub(super) fn new(attach: &Attach, own: OwnSide, side: PeerSide, region: RegionKey) -> Carried {
+        // The local reader's own word says what came before us, by a predecessor.
+        let arrived = side.consumed();
+        let returns = Returns::from_now(&side);
+        Carried {
+            local: attach.local,
+            remote: attach.remote,
+            node: attach.node,
+            own,
+            side,
+            region,
+            memory: attach.memory,
+            doorbell: attach.doorbell as usize,
+            closed: false,
+            open_said: false,
+            opened: false,
+            must_say_opened: false,
+            sent_next: 0,
+            bulk_due: VecDeque::new(),
+            reply_bulk_due: None,
+            words_said: None,
+            raises_said: 0,
+            reply_said: 0,
+            withdrawable: None,
+            ended: None,
+            ended_said: false,
+            arrived,
+            held: VecDeque::new(),
+            held_reply: None,
+            replied: None,
+            remote_end: None,
+            returns,
+            lent: Vec::new(),
+        }
+    }
+
+    /// From the local endpoint to the remote one.
+    pub(super) fn outward(&self) -> Pair {
+        Pair { source: self.local, destination: self.remote }
+    }
+
+    pub(super) fn new_session(&mut self) {
+        self.open_said = false;
+        self.opened = false;
+        self.must_say_opened = false;
+        for held in self.held.iter_mut().chain(&mut self.held_reply) {
+            // What was coming has failed with its session: each got its completion before.
+            if matches!(held.extent, Wanted::Coming(_)) {
+                held.extent = Wanted::Missing;
+            }
+        }
+    }
+
+    /// The far end has the pair: everything that it may not have is said again.
+    pub(super) fn rewind(&mut self) {
+        if self.opened {
+            return;
+        }
+        self.opened = true;
+        self.sent_next = self.own.consumed();
+        self.bulk_due.clear();
+        self.reply_bulk_due = None;
+        self.words_said = None;
+        self.raises_said = 0;
+        self.reply_said = 0;
+        self.ended_said = false;
+    }
+
+    /// Sequence of the first slot that is not published to the local endpoint.
+    pub(super) fn published(&self) -> u64 {
+        self.arrived - self.held.len() as u64
+    }
+}

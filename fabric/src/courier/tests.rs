@@ -1,0 +1,1 @@
+//! Tests of the courier over heap memory and the loopback fabric.

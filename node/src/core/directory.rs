@@ -1,0 +1,242 @@
+//! The directory: each node tells the others which endpoints live on it, through the proxies. Soft state: a snapshot
+//! whenever a link comes up, then deltas. A node speaks for its own slots only.
+//!
+//! A chunk is a header of two words (kind, version) and entries of six: endpoint, flags (1: bound, 2: ended), name in
+//! four. Little-endian, at most [`abi::courier::TAIL_BYTES_MAX`] bytes.
+
+use std::collections::BTreeSet;
+
+use abi::courier::{TAIL_BYTES_MAX, ToProxy};
+use abi::table::{Entry, State};
+use abi::{Endpoint, Incarnation, Name, NodeId};
+
+use super::effect::{Effect, Note};
+use super::state::Remote;
+use super::{Core, Now};
+
+const HEADER_BYTES: usize = 16;
+const ENTRY_BYTES: usize = 48;
+/// Entries of one chunk.
+const ENTRIES_MAX: usize = (TAIL_BYTES_MAX - HEADER_BYTES) / ENTRY_BYTES;
+const BOUND: u64 = 1;
+const ENDED: u64 = 2;
+
+/// What a chunk is part of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChunkKind {
+    /// A snapshot begins with these.
+    Begin = 1,
+    Part = 2,
+    /// A snapshot ends with these: whoever was not in it has ended.
+    End = 3,
+    /// Changes since.
+    Delta = 4,
+}
+
+/// One endpoint of the sending node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DirectoryEntry {
+    pub endpoint: Endpoint,
+    pub bound: bool,
+    pub name: Name,
+}
+
+/// One datagram of a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chunk {
+    pub kind: ChunkKind,
+    /// Of the sender's directory; grows with every change.
+    pub version: u64,
+    pub entries: Vec<DirectoryEntry>,
+}
+
+impl Chunk {
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + self.entries.len() * ENTRY_BYTES);
+        bytes.extend((self.kind as u64).to_le_bytes());
+        bytes.extend(self.version.to_le_bytes());
+        for entry in &self.entries {
+            bytes.extend(entry.endpoint.to_word().to_le_bytes());
+            bytes.extend(if entry.bound { BOUND } else { ENDED }.to_le_bytes());
+            bytes.extend(entry.name.to_words().iter().flat_map(|w| w.to_le_bytes()));
+        }
+        bytes
+    }
+
+    /// `None` for bytes that are no chunk.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Chunk> {
+        if bytes.len() > TAIL_BYTES_MAX || bytes.len() < HEADER_BYTES {
+            return None;
+        }
+        let (header, body) = bytes.split_at(HEADER_BYTES);
+        let entries = body.chunks_exact(ENTRY_BYTES);
+        if !entries.remainder().is_empty() {
+            return None;
+        }
+        let kind = match word(header, 0)? {
+            1 => ChunkKind::Begin,
+            2 => ChunkKind::Part,
+            3 => ChunkKind::End,
+            4 => ChunkKind::Delta,
+            _ => return None,
+        };
+        let entries = entries.map(entry_from).collect::<Option<Vec<DirectoryEntry>>>()?;
+        Some(Chunk { kind, version: word(header, 1)?, entries })
+    }
+}
+
+fn word(bytes: &[u8], index: usize) -> Option<u64> {
+    let eight = bytes.get(index * 8..index * 8 + 8)?;
+    Some(u64::from_le_bytes(eight.try_into().ok()?))
+}
+
+fn entry_from(bytes: &[u8]) -> Option<DirectoryEntry> {
+    let bound = match word(bytes, 1)? {
+        BOUND => true,
+        ENDED => false,
+        _ => return None,
+    };
+    let name = Name::from_words([word(bytes, 2)?, word(bytes, 3)?, word(bytes, 4)?, word(bytes, 5)?])?;
+    Some(DirectoryEntry { endpoint: Endpoint::from_word(word(bytes, 0)?)?, bound, name })
+}
+
+impl Core {
+    /// Tells every node that shares the DC and is up of one change.
+    pub(super) fn announce(&mut self, endpoint: Endpoint, name: Name, bound: bool, out: &mut Vec<Effect>) {
+        self.version += 1;
+        let entries = vec![DirectoryEntry { endpoint, bound, name }];
+        let chunk = Chunk { kind: ChunkKind::Delta, version: self.version, entries };
+        let up: Vec<NodeId> = self.nodes.iter().filter(|(_, n)| n.is_up()).map(|(id, _)| *id).collect();
+        for node in up {
+            if self.plan.dcs.get(&endpoint.dc).is_some_and(|dc| dc.ranges.contains_key(&node)) {
+                self.say_chunk(node, &chunk, out);
+            }
+        }
+    }
+
+    fn say_chunk(&mut self, node: NodeId, chunk: &Chunk, out: &mut Vec<Effect>) {
+        let Some(proxy) = self.plan.route(node) else { return };
+        if self.proxies.get(&proxy).is_some_and(|p| p.is_up()) {
+            let message = ToProxy::Directory { node };
+            out.push(Effect::ToProxy { proxy, message, tail: chunk.to_bytes(), fds: Vec::new() });
+        }
+    }
+
+    /// Tells a node that is up of all endpoints here, in the DCs that it shares.
+    pub(super) fn send_snapshot(&mut self, node: NodeId, out: &mut Vec<Effect>) {
+        if !self.nodes.get(&node).is_some_and(|n| n.is_up()) {
+            return;
+        }
+        let shared = self.plan.shared_with(node);
+        let here = self.locals.iter().filter(|(e, l)| l.stage.is_visible() && shared.contains(&e.dc));
+        let entries: Vec<DirectoryEntry> = here
+            .map(|(endpoint, local)| DirectoryEntry { endpoint: *endpoint, bound: true, name: local.name })
+            .collect();
+        let chunk = |kind, entries| Chunk { kind, version: self.version, entries };
+        let mut chunks = vec![chunk(ChunkKind::Begin, Vec::new())];
+        chunks.extend(entries.chunks(ENTRIES_MAX).map(|part| chunk(ChunkKind::Part, part.to_vec())));
+        chunks.push(chunk(ChunkKind::End, Vec::new()));
+        for chunk in chunks {
+            self.say_chunk(node, &chunk, out);
+        }
+    }
+
+    /// Bytes from another node's daemon.
+    pub(super) fn directory_said(
+        &mut self,
+        now: Now,
+        proxy: u16,
+        node: NodeId,
+        incarnation: Incarnation,
+        tail: &[u8],
+        out: &mut Vec<Effect>,
+    ) {
+        if self.plan.route(node) != Some(proxy) || !self.seen(now, node, incarnation, out) {
+            return;
+        }
+        let Some(chunk) = Chunk::from_bytes(tail) else {
+            return out.push(Effect::Note(Note::ProxyWrong { proxy, what: "brought a directory that is none" }));
+        };
+        let Some(there) = self.nodes.get_mut(&node) else { return };
+        there.directory_version = chunk.version;
+        if chunk.kind == ChunkKind::Begin {
+            there.snapshot = Some(BTreeSet::new());
+        }
+        let mut refused = 0;
+        for entry in &chunk.entries {
+            if !self.apply(node, incarnation, entry, out) {
+                refused += 1;
+            } else if let Some(seen) = self.nodes.get_mut(&node).and_then(|n| n.snapshot.as_mut()) {
+                seen.insert(entry.endpoint);
+            }
+        }
+        if refused > 0 {
+            self.refused_entries += refused;
+            if let Some(there) = self.nodes.get_mut(&node) {
+                there.refused_entries += refused;
+            }
+            out.push(Effect::Note(Note::DirectoryRefused { node, entries: refused }));
+        }
+        let whole = self.nodes.get_mut(&node).filter(|_| chunk.kind == ChunkKind::End);
+        if let Some(seen) = whole.and_then(|n| n.snapshot.take()) {
+            self.end_absent(node, &seen, out);
+        }
+    }
+
+    /// One claim of a node about one of its slots; false: it is not its to make.
+    fn apply(
+        &mut self,
+        node: NodeId,
+        incarnation: Incarnation,
+        entry: &DirectoryEntry,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        let DirectoryEntry { endpoint, bound, name } = *entry;
+        if node == self.plan.node || self.plan.node_of(endpoint.dc, endpoint.slot) != Some(node) {
+            return false;
+        }
+        let proxy = self.plan.route(node).unwrap_or(0) as u8;
+        let Some(dc) = self.dcs.get_mut(&endpoint.dc) else { return false };
+        let known = dc.remotes.get(&endpoint.slot).map(|r| (r.incarnation, r.generation, r.name, r.alive));
+        let mut replaced = None;
+        if let Some((known_incarnation, generation, known_name, alive)) = known {
+            let old = (known_incarnation, generation) > (incarnation, endpoint.generation);
+            // An endpoint ends once and for all.
+            if old || (generation == endpoint.generation && (!alive || bound)) {
+                return true;
+            }
+            if alive {
+                let before = Endpoint::new(endpoint.dc, endpoint.slot, generation);
+                dc.unname(known_name, before);
+                replaced = Some(before).filter(|b| *b != endpoint);
+            }
+        }
+        let remote = Remote { node, incarnation, generation: endpoint.generation, name, alive: bound };
+        dc.remotes.insert(endpoint.slot, remote);
+        if bound {
+            dc.name(name, endpoint);
+        }
+        let state = if bound { State::Bound } else { State::Dead };
+        let entry = Entry { state, node, proxy, generation: endpoint.generation };
+        out.push(Effect::SetTable { dc: endpoint.dc, slot: endpoint.slot, entry });
+        for ended in replaced.into_iter().chain((!bound).then_some(endpoint)) {
+            self.ring_linked(ended, out);
+        }
+        true
+    }
+
+    /// Whoever was not in the snapshot has ended.
+    fn end_absent(&mut self, node: NodeId, seen: &BTreeSet<Endpoint>, out: &mut Vec<Effect>) {
+        let Some(incarnation) = self.nodes.get(&node).and_then(|n| n.incarnation) else { return };
+        let mut absent = Vec::new();
+        for (id, dc) in &self.dcs {
+            let of_node = dc.remotes.iter().filter(|(_, r)| r.node == node && r.alive);
+            let of_life = of_node.filter(|(_, r)| r.incarnation == incarnation);
+            let endpoints = of_life.map(|(slot, r)| (Endpoint::new(*id, *slot, r.generation), r.name));
+            absent.extend(endpoints.filter(|(e, _)| !seen.contains(e)));
+        }
+        for (endpoint, name) in absent {
+            self.apply(node, incarnation, &DirectoryEntry { endpoint, bound: false, name }, out);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What members ask, one request at a time. Neighbours: `binding` (bind, claim, segments), `pairs` (introductions).
+
+use abi::member::{Refusal, Reply, Request, VERSION};
+use abi::{Endpoint, Name};
+
+use super::effect::{Descriptor, Effect};
+use super::memory::Owner;
+use super::{ConnId, Core, Now};
+
+/// Answers without descriptors.
+pub(super) fn reply(conn: ConnId, reply: Reply, out: &mut Vec<Effect>) {
+    out.push(Effect::Reply { conn, reply, fds: Vec::new() });
+}
+
+pub(super) fn refuse(conn: ConnId, why: Refusal, out: &mut Vec<Effect>) {
+    reply(conn, Reply::Refused(why), out);
+}
+
+/// `Done`, or why not.
+pub(super) fn done(conn: ConnId, result: Result<(), Refusal>, out: &mut Vec<Effect>) {
+    reply(conn, result.map_or_else(Reply::Refused, |()| Reply::Done), out);
+}
+
+impl Core {
+    pub(super) fn asked(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        request: Option<Request>,
+        fresh: [u64; 2],
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(asker) = self.conns.get_mut(&conn) else { return };
+        if self.stopping {
+            return refuse(conn, Refusal::Stopping, out);
+        }
+        if std::mem::take(&mut asker.fenced) {
+            return refuse(conn, Refusal::Fenced, out);
+        }
+        let Some(request) = request else { return refuse(conn, Refusal::BadRequest, out) };
+        match (asker.dc, asker.endpoint, request) {
+            (None, _, Request::Hello { version, dc }) => self.hello(conn, version, dc, out),
+            (None, _, _) | (Some(_), _, Request::Hello { .. }) => refuse(conn, Refusal::BadRequest, out),
+            (Some(dc), None, Request::Bind { slot, name }) => self.bind(now, conn, dc, slot, name, out),
+            (Some(_), _, Request::BindOther { pid, slot, name }) => {
+                self.bind_other(conn, pid, slot, name, fresh, out);
+            }
+            (Some(_), None, Request::Claim { endpoint, token }) => self.claim(conn, endpoint, token, out),
+            (Some(dc), _, Request::LookupName { name }) => self.lookup(conn, dc, name, out),
+            (Some(_), Some(own), request) => self.bound_asked(now, conn, own, request, out),
+            (Some(_), None, _) => refuse(conn, Refusal::BadRequest, out),
+        }
+    }
+
+    fn bound_asked(&mut self, now: Now, conn: ConnId, own: Endpoint, request: Request, out: &mut Vec<Effect>) {
+        match request {
+            Request::Ready => self.ready(conn, own, out),
+            Request::NewSegment { kind, len_bytes } => self.new_segment(conn, own, kind, len_bytes, out),
+            Request::Introduce { to } => self.introduce(conn, own, to, out),
+            Request::Pull => self.pull(conn, own, out),
+            Request::MapSegment { memory, segment } => self.map_segment(conn, own, memory, segment, out),
+            Request::Recycled { peer } => {
+                let result = self.recycled(own, peer, out);
+                done(conn, result, out);
+            }
+            Request::Unbind => {
+                self.end_local(now, own, out);
+                reply(conn, Reply::Done, out);
+            }
+            Request::Hello { .. }
+            | Request::Bind { .. }
+            | Request::BindOther { .. }
+            | Request::Claim { .. }
+            | Request::LookupName { .. } => refuse(conn, Refusal::BadRequest, out),
+        }
+    }
+
+    fn hello(&mut self, conn: ConnId, version: u32, dc: Name, out: &mut Vec<Effect>) {
+        let Some(asker) = self.conns.get_mut(&conn) else { return };
+        if version != VERSION {
+            return refuse(conn, Refusal::Version, out);
+        }
+        let found = self.plan.dcs.iter().find(|(_, plan)| plan.name == dc).map(|(id, _)| *id);
+        let Some(dc) = found else { return refuse(conn, Refusal::NoSuchDc, out) };
+        let Some(range) = self.plan.own_range(dc) else { return refuse(conn, Refusal::NoSuchDc, out) };
+        if !self.plan.may_bind(dc, asker.process.uid) {
+            return refuse(conn, Refusal::NotAllowed, out);
+        }
+        asker.dc = Some(dc);
+        let reply = Reply::Welcome {
+            dc,
+            node: self.plan.node,
+            incarnation: self.incarnation,
+            slot_first: range.first,
+            slot_count: range.count,
+        };
+        out.push(Effect::Reply { conn, reply, fds: vec![Descriptor::Table(dc), Descriptor::Doorbells(dc)] });
+    }
+
+    fn lookup(&mut self, conn: ConnId, dc: abi::DcId, name: Name, out: &mut Vec<Effect>) {
+        let holders = self.dcs.get(&dc).and_then(|d| d.names.get(&name));
+        match holders.and_then(|h| h.first()) {
+            Some(endpoint) => reply(conn, Reply::Found { endpoint: *endpoint }, out),
+            None => refuse(conn, Refusal::NoSuchEndpoint, out),
+        }
+    }
+
+    /// A segment of a memory that the caller was introduced to.
+    fn map_segment(&mut self, conn: ConnId, own: Endpoint, memory: u32, segment: u32, out: &mut Vec<Effect>) {
+        let Some(there) = self.memories.get(&memory) else {
+            return refuse(conn, Refusal::NoSuchEndpoint, out);
+        };
+        let introduced = match there.owner {
+            Owner::Endpoint(peer) => self.locals.get(&own).is_some_and(|l| l.links.contains_key(&peer)),
+            Owner::Proxy { .. } => self.carried_from(own, memory),
+        };
+        if !introduced {
+            return refuse(conn, Refusal::NoSuchEndpoint, out);
+        }
+        let Some(sealed) = there.sealed(segment) else { return refuse(conn, Refusal::BadRequest, out) };
+        let reply = Reply::Segment { index: segment, len_bytes: sealed.len_bytes };
+        out.push(Effect::Reply { conn, reply, fds: vec![Descriptor::Segment { memory, segment }] });
+    }
+
+    pub(super) fn disconnected(&mut self, now: Now, conn: ConnId, out: &mut Vec<Effect>) {
+        let Some(gone) = self.conns.remove(&conn) else { return };
+        if let Some(endpoint) = gone.endpoint {
+            self.end_local(now, endpoint, out);
+        }
+        let tickets: Vec<u32> =
+            self.inquiries.iter().filter(|(_, i)| i.conn == conn).map(|(ticket, _)| *ticket).collect();
+        for ticket in tickets {
+            self.inquiries.remove(&ticket);
+            out.push(Effect::CloseProcess { ticket });
+        }
+    }
+}

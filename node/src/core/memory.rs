@@ -1,0 +1,254 @@
+//! Memories of endpoints and proxies: their segments, and which sides in them are free.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use abi::limits::{POOL_BYTES_FIRST, SEGMENTS_MAX, SIDES_FIRST};
+use abi::member::SegmentKind;
+use abi::{DcId, Endpoint, side};
+
+use super::Core;
+use super::effect::Effect;
+
+/// What every segment's length is a multiple of.
+pub(super) const PAGE_BYTES: u64 = 4096;
+
+/// A side in a memory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct SidePlace {
+    pub segment: u32,
+    pub side: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Owner {
+    Endpoint(Endpoint),
+    Proxy { proxy: u16, dc: DcId },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum SegmentStage {
+    Making,
+    /// Its owner has it and maps it.
+    Open,
+    Sealing,
+    Sealed,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Segment {
+    pub kind: SegmentKind,
+    pub len_bytes: u64,
+    pub stage: SegmentStage,
+}
+
+pub(super) struct Memory {
+    pub owner: Owner,
+    pub segments: Vec<Segment>,
+    free: BTreeSet<SidePlace>,
+    /// Of a proxy: the sides that stand for (local, remote).
+    pub used: BTreeMap<(Endpoint, Endpoint), SidePlace>,
+}
+
+/// Why a segment was not added.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum NotAdded {
+    /// Not whole pages, or not whole sides.
+    Misshapen,
+    /// Beyond the number of segments or bytes that the limits allow.
+    TooMuch,
+}
+
+impl Memory {
+    fn new(owner: Owner) -> Memory {
+        Memory { owner, segments: Vec::new(), free: BTreeSet::new(), used: BTreeMap::new() }
+    }
+
+    /// Checks the shape of one more segment and gives it its index.
+    pub fn add(&mut self, kind: SegmentKind, len_bytes: u64, pool_bytes_max: u64) -> Result<u32, NotAdded> {
+        if len_bytes == 0 || !len_bytes.is_multiple_of(PAGE_BYTES) {
+            return Err(NotAdded::Misshapen);
+        }
+        match kind {
+            SegmentKind::Sides if !len_bytes.is_multiple_of(side::BYTES as u64) => return Err(NotAdded::Misshapen),
+            SegmentKind::Sides if len_bytes > sides_bytes(abi::limits::SIDES_PROXY) => return Err(NotAdded::TooMuch),
+            SegmentKind::Pool if len_bytes > pool_bytes_max.saturating_sub(self.pool_bytes()) => {
+                return Err(NotAdded::TooMuch);
+            }
+            SegmentKind::Sides | SegmentKind::Pool => {}
+        }
+        let index = u32::try_from(self.segments.len()).unwrap_or(u32::MAX);
+        if index >= SEGMENTS_MAX {
+            return Err(NotAdded::TooMuch);
+        }
+        self.segments.push(Segment { kind, len_bytes, stage: SegmentStage::Making });
+        Ok(index)
+    }
+
+    fn pool_bytes(&self) -> u64 {
+        self.segments.iter().filter(|s| s.kind == SegmentKind::Pool).map(|s| s.len_bytes).sum()
+    }
+
+    pub fn any(&self, stage: SegmentStage) -> bool {
+        self.segments.iter().any(|s| s.stage == stage)
+    }
+
+    /// Whether a segment of sides is on its way.
+    pub fn expects_sides(&self) -> bool {
+        self.segments.iter().any(|s| s.kind == SegmentKind::Sides && s.stage != SegmentStage::Sealed)
+    }
+
+    pub fn sealed(&self, segment: u32) -> Option<Segment> {
+        self.segments.get(segment as usize).copied().filter(|s| s.stage == SegmentStage::Sealed)
+    }
+
+    /// Takes the open segments to be sealed: all, or the one asked for.
+    pub fn seal(&mut self, only: Option<u32>) -> Vec<(u32, u64)> {
+        let mut sealing = Vec::new();
+        for (index, segment) in (0..).zip(&mut self.segments) {
+            if segment.stage == SegmentStage::Open && only.is_none_or(|o| o == index) {
+                segment.stage = SegmentStage::Sealing;
+                sealing.push((index, segment.len_bytes));
+            }
+        }
+        sealing
+    }
+
+    /// What was being sealed is sealed: its sides may be given out.
+    pub fn seal_done(&mut self) {
+        for (index, segment) in (0..).zip(&mut self.segments) {
+            if segment.stage == SegmentStage::Sealing {
+                segment.stage = SegmentStage::Sealed;
+                if segment.kind == SegmentKind::Sides {
+                    let sides = (segment.len_bytes / side::BYTES as u64) as u32;
+                    self.free.extend((0..sides).map(|side| SidePlace { segment: index, side }));
+                }
+            }
+        }
+    }
+
+    pub fn free_sides(&self) -> usize {
+        self.free.len()
+    }
+
+    pub fn take_side(&mut self) -> Option<SidePlace> {
+        self.free.pop_first()
+    }
+
+    pub fn give_side(&mut self, place: SidePlace) {
+        self.free.insert(place);
+    }
+}
+
+/// Bytes of a segment of `sides`.
+pub(super) fn sides_bytes(sides: u32) -> u64 {
+    sides as u64 * side::BYTES as u64
+}
+
+impl Core {
+    /// A new memory, with nothing in it.
+    pub(super) fn new_memory(&mut self, owner: Owner) -> u32 {
+        let id = self.memory_next;
+        self.memory_next += 1;
+        self.memories.insert(id, Memory::new(owner));
+        id
+    }
+
+    /// A new memory whose first two segments (sides, pool) are being made.
+    pub(super) fn first_memory(&mut self, owner: Owner, sides: u32, pool: u64, out: &mut Vec<Effect>) -> u32 {
+        let id = self.new_memory(owner);
+        for (kind, len_bytes) in [(SegmentKind::Sides, sides_bytes(sides)), (SegmentKind::Pool, pool)] {
+            self.add_segment(id, kind, len_bytes, pool, out).unwrap_or_default();
+        }
+        id
+    }
+
+    /// The memory of a fresh endpoint.
+    pub(super) fn endpoint_memory(&mut self, endpoint: Endpoint, out: &mut Vec<Effect>) -> u32 {
+        self.first_memory(Owner::Endpoint(endpoint), SIDES_FIRST, POOL_BYTES_FIRST, out)
+    }
+
+    pub(super) fn add_segment(
+        &mut self,
+        memory: u32,
+        kind: SegmentKind,
+        len_bytes: u64,
+        pool_bytes_max: u64,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), NotAdded> {
+        let Some(there) = self.memories.get_mut(&memory) else { return Err(NotAdded::TooMuch) };
+        let segment = there.add(kind, len_bytes, pool_bytes_max)?;
+        out.push(Effect::MakeSegment { memory, segment, kind, len_bytes });
+        Ok(())
+    }
+
+    pub(super) fn drop_memory(&mut self, memory: u32, out: &mut Vec<Effect>) {
+        if self.memories.remove(&memory).is_some() {
+            out.push(Effect::DropMemory { memory });
+        }
+    }
+
+    pub(super) fn take_side(&mut self, memory: u32) -> Option<SidePlace> {
+        self.memories.get_mut(&memory)?.take_side()
+    }
+
+    pub(super) fn give_side(&mut self, memory: u32, place: SidePlace) {
+        if let Some(there) = self.memories.get_mut(&memory) {
+            there.give_side(place);
+        }
+    }
+
+    pub(super) fn has_free_side(&self, memory: u32) -> bool {
+        self.memories.get(&memory).is_some_and(|m| m.free_sides() > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use abi::limits::POOL_BYTES_MAX;
+    use abi::{DcId, Generation, Slot};
+
+    fn memory() -> Memory {
+        Memory::new(Owner::Endpoint(Endpoint::new(DcId(1), Slot(0), Generation(1))))
+    }
+
+    #[test]
+    fn a_pool_may_grow_to_its_limit_and_not_one_page_beyond() {
+        let mut m = memory();
+        assert_eq!(m.add(SegmentKind::Pool, POOL_BYTES_MAX - PAGE_BYTES, POOL_BYTES_MAX), Ok(0));
+        assert_eq!(m.add(SegmentKind::Pool, 2 * PAGE_BYTES, POOL_BYTES_MAX), Err(NotAdded::TooMuch));
+        assert_eq!(m.add(SegmentKind::Pool, PAGE_BYTES, POOL_BYTES_MAX), Ok(1));
+        assert_eq!(m.add(SegmentKind::Pool, u64::MAX - 4095, POOL_BYTES_MAX), Err(NotAdded::TooMuch));
+    }
+
+    #[test]
+    fn segments_that_are_not_whole_pages_or_sides_are_misshapen() {
+        let mut m = memory();
+        assert_eq!(m.add(SegmentKind::Pool, 0, POOL_BYTES_MAX), Err(NotAdded::Misshapen));
+        assert_eq!(m.add(SegmentKind::Pool, PAGE_BYTES + 1, POOL_BYTES_MAX), Err(NotAdded::Misshapen));
+        assert_eq!(m.add(SegmentKind::Sides, PAGE_BYTES, POOL_BYTES_MAX), Err(NotAdded::Misshapen));
+    }
+
+    #[test]
+    fn sides_are_given_out_once_they_are_sealed_and_not_before() {
+        let mut m = memory();
+        m.add(SegmentKind::Sides, sides_bytes(2), POOL_BYTES_MAX).unwrap();
+        m.segments[0].stage = SegmentStage::Open;
+        assert_eq!(m.take_side(), None);
+        assert_eq!(m.seal(None), [(0, sides_bytes(2))]);
+        m.seal_done();
+        let first = m.take_side().unwrap();
+        assert!(m.take_side().is_some() && m.take_side().is_none());
+        m.give_side(first);
+        assert_eq!(m.take_side(), Some(first));
+    }
+
+    #[test]
+    fn the_number_of_segments_is_limited() {
+        let mut m = memory();
+        for index in 0..SEGMENTS_MAX {
+            assert_eq!(m.add(SegmentKind::Pool, PAGE_BYTES, POOL_BYTES_MAX), Ok(index));
+        }
+        assert_eq!(m.add(SegmentKind::Pool, PAGE_BYTES, POOL_BYTES_MAX), Err(NotAdded::TooMuch));
+    }
+}

@@ -1,0 +1,158 @@
+//! The pure core of the daemon: who is bound where, who was introduced to whom, which proxy carries which pair, which
+//! node lives. `Core::step(now, input, &mut effects)`; no clock, socket, process or random number inside.
+//!
+//! Key types: [`Core`], [`Input`], [`Effect`]. `daemon` (and the simulator) executes the effects in their order and
+//! brings back what they ask for ([`Input::SegmentMade`], [`Input::Sealed`], …) before the next input from outside.
+//! Neighbours: `plan` (what the cluster file says), `binding` and `pairs` (members), `proxies` and `routes` (couriers),
+//! `nodes` and `directory` (other nodes), `ending` (deaths), `memory` (segments and sides), `view` (status).
+
+mod binding;
+mod directory;
+mod effect;
+mod ending;
+mod members;
+mod memory;
+mod nodes;
+mod pairs;
+mod plan;
+mod proxies;
+mod routes;
+mod state;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use abi::{DcId, Endpoint, Incarnation, NodeId};
+
+pub use directory::{Chunk, ChunkKind, DirectoryEntry};
+pub use effect::{Descriptor, Effect, Input, Note, Order, Process};
+pub use plan::{DcPlan, Plan, ProxyPlan, Range};
+pub use view::{DcView, EndpointView, NodeView, ProxyView, Status};
+
+use memory::Memory;
+use state::{Conn, Dc, Inquiry, Local, Node, Proxy};
+
+/// Time since an origin of the driver's choice; never goes back.
+pub type Now = Duration;
+/// A member's connection.
+pub type ConnId = u64;
+
+/// The state of one node's daemon.
+pub struct Core {
+    plan: Plan,
+    incarnation: Incarnation,
+    started: Now,
+    /// Counts every change of what this node announces.
+    version: u64,
+    stopping: bool,
+    dcs: BTreeMap<DcId, Dc>,
+    conns: BTreeMap<ConnId, Conn>,
+    /// Endpoints of this node, bound or dead with something of theirs still in use.
+    locals: BTreeMap<Endpoint, Local>,
+    memories: BTreeMap<u32, Memory>,
+    memory_next: u32,
+    inquiries: BTreeMap<u32, Inquiry>,
+    /// Watched processes that other processes were bound for.
+    tickets: BTreeMap<u32, Endpoint>,
+    ticket_next: u32,
+    /// When the memory of a dead endpoint is dropped at the latest.
+    orphans: BTreeSet<(Now, Endpoint)>,
+    /// Remote endpoints that wait for a side, by (local, remote).
+    opens: BTreeMap<(Endpoint, Endpoint), u16>,
+    proxies: BTreeMap<u16, Proxy>,
+    nodes: BTreeMap<NodeId, Node>,
+    refused_entries: u64,
+    binds: u64,
+}
+
+impl Core {
+    /// A node that has just begun. The proxies are started by the first step.
+    pub fn new(now: Now, plan: Plan) -> Core {
+        let dcs = plan.dcs.keys().map(|dc| (*dc, Dc::default())).collect();
+        let proxies = plan.proxies.iter().map(|p| (p.index, Proxy::new(now))).collect();
+        let others = plan.others();
+        let nodes = others.into_iter().map(|id| (id, Node::new(now))).collect();
+        Core {
+            incarnation: plan.incarnation,
+            plan,
+            started: now,
+            version: 1,
+            stopping: false,
+            dcs,
+            conns: BTreeMap::new(),
+            locals: BTreeMap::new(),
+            memories: BTreeMap::new(),
+            memory_next: 1,
+            inquiries: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            ticket_next: 1,
+            orphans: BTreeSet::new(),
+            opens: BTreeMap::new(),
+            proxies,
+            nodes,
+            refused_entries: 0,
+            binds: 0,
+        }
+    }
+
+    /// Takes one input and says what is to be done, in order.
+    pub fn step(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Connected { conn, process } => {
+                self.conns.insert(conn, Conn::new(process));
+            }
+            Input::Asked { conn, request, fresh } => self.asked(now, conn, request, fresh, out),
+            Input::Disconnected { conn } => self.disconnected(now, conn, out),
+            Input::ProcessOpened { ticket, process } => self.process_opened(now, ticket, process, out),
+            Input::ProcessExited { ticket } => {
+                if let Some(endpoint) = self.tickets.get(&ticket).copied() {
+                    self.end_local(now, endpoint, out);
+                }
+            }
+            Input::SegmentMade { memory, segment, made } => self.segment_made(now, memory, segment, made, out),
+            Input::Sealed { memory, sealed } => self.sealed(now, memory, sealed, out),
+            Input::ProxyStarted { proxy, pid, token } => self.proxy_started(now, proxy, pid, token),
+            Input::ProxyNotStarted { proxy } => self.proxy_exited(now, proxy, out),
+            Input::ProxySaid { proxy, message, tail } => self.proxy_said(now, proxy, message, &tail, out),
+            Input::ProxyExited { proxy } => self.proxy_exited(now, proxy, out),
+            Input::Tick => self.tick(now, out),
+            Input::Order(order) => self.order(now, order, out),
+        }
+    }
+
+    /// When the next [`Input::Tick`] is due, if nothing comes before; `None`: never.
+    pub fn deadline(&self) -> Option<Now> {
+        let orphan = self.orphans.first().map(|(until, _)| *until);
+        let proxies = self.proxies.values().filter_map(|p| p.deadline());
+        let nodes = self.nodes.values().filter_map(|n| n.deadline(self.plan.node_dead_after));
+        proxies.chain(nodes).chain(orphan).min()
+    }
+
+    fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.drop_orphans(now, out);
+        self.tick_proxies(now, out);
+        self.tick_nodes(now, out);
+    }
+
+    fn order(&mut self, now: Now, order: Order, out: &mut Vec<Effect>) {
+        match order {
+            Order::RestartProxy { proxy } => self.restart_proxy(now, proxy, out),
+            Order::StopProxy { proxy } => self.stop_proxy(now, proxy, out),
+            Order::Stop => self.stop(now, out),
+        }
+    }
+
+    /// What the cluster file says of this node.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// This life of the node; a node that was fenced takes the next one.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+}

@@ -1,0 +1,323 @@
+//! Pairs that lead to another node: attached to the proxy that serves it, moved to its successor, detached.
+//!
+//! A proxy's side is in use from `Attach` to `Detached` or to the proxy's end, whatever becomes of the local endpoint in
+//! between; the memory of the proxy keeps that account.
+
+use abi::courier::{Attach, ToProxy};
+use abi::limits::{SIDES_PROXY, SIDES_SPARE_MIN};
+use abi::member::{Refusal, SegmentKind};
+use abi::{DcId, Endpoint, NodeId, doorbell};
+
+use super::Core;
+use super::effect::{Descriptor, Effect, Note};
+use super::memory::sides_bytes;
+use super::pairs::Sight;
+use super::state::{Far, Place, Stage, Via};
+
+/// Pairs that may wait for a side, of one node.
+const OPENS_MAX: usize = 1 << 16;
+
+impl Core {
+    /// The pair of a local endpoint with one that the directory says is elsewhere.
+    pub(super) fn pair_up_far(
+        &mut self,
+        own: Endpoint,
+        to: Endpoint,
+        out: &mut Vec<Effect>,
+    ) -> Result<Sight, Refusal> {
+        let remote = self.dcs.get(&to.dc).and_then(|d| d.remotes.get(&to.slot));
+        let alive = remote.filter(|r| r.alive && r.generation == to.generation);
+        let node = alive.ok_or(Refusal::NoSuchEndpoint)?.node;
+        let local = self.locals.get(&own).ok_or(Refusal::NoSuchEndpoint)?;
+        if let Some(far) = local.far(to) {
+            return match far {
+                Far { ended: true, .. } | Far { gone: true, .. } | Far { recycled: true, .. } => {
+                    Err(Refusal::NoSuchEndpoint)
+                }
+                Far { .. } => self.sight(own, to).ok_or(Refusal::NotReady),
+            };
+        }
+        let proxy = self.plan.route(node).ok_or(Refusal::NotReady)?;
+        let theirs = self.proxy_memory(proxy, own.dc).ok_or(Refusal::NotReady)?;
+        if !self.has_free_side(local.memory) || !self.has_free_side(theirs) {
+            return Err(Refusal::NotReady);
+        }
+        self.link(own, to, Via::Remote(self.far(node, proxy))).ok_or(Refusal::NotReady)?;
+        self.attach(own, to, out);
+        self.sight(own, to).ok_or(Refusal::NotReady)
+    }
+
+    fn far(&self, node: NodeId, proxy: u16) -> Far {
+        let incarnation = self.nodes.get(&node).and_then(|n| n.incarnation);
+        Far { node, incarnation, proxy, place: None, recycled: false, gone: false, ended: false }
+    }
+
+    /// The memory of a proxy that is up, in a DC.
+    fn proxy_memory(&self, proxy: u16, dc: DcId) -> Option<u32> {
+        self.proxies.get(&proxy).filter(|p| p.is_up())?.memories.get(&dc).copied()
+    }
+
+    /// Gives the pair a side of its proxy and tells the proxy; false: it has none to give just now.
+    fn attach(&mut self, own: Endpoint, remote: Endpoint, out: &mut Vec<Effect>) -> bool {
+        let Some(far) = self.locals.get(&own).and_then(|l| l.far(remote)) else { return false };
+        let Some(memory) = self.proxy_memory(far.proxy, own.dc) else { return false };
+        let Some(side) = self.take_side(memory) else { return false };
+        if let Some(theirs) = self.memories.get_mut(&memory) {
+            theirs.used.insert((own, remote), side);
+        }
+        self.with_far(own, remote, |far| far.place = Some(Place { memory, side }));
+        self.say_attach(own, remote, out);
+        out.push(Effect::Note(Note::Attached { local: own, remote, proxy: far.proxy }));
+        self.spare_sides(far.proxy, own.dc, out);
+        true
+    }
+
+    fn say_attach(&mut self, own: Endpoint, remote: Endpoint, out: &mut Vec<Effect>) {
+        let Some(local) = self.locals.get(&own) else { return };
+        let Some(link) = local.links.get(&remote) else { return };
+        let Via::Remote(far) = link.via else { return };
+        let Some(place) = far.place else { return };
+        let attach = Attach {
+            local: own,
+            remote,
+            node: far.node,
+            own_segment: place.side.segment,
+            own_side: place.side.side,
+            memory: local.memory,
+            segment: link.own.segment,
+            side: link.own.side,
+            doorbell: doorbell::of_slot(own.slot) as u32,
+        };
+        let fds = vec![Descriptor::Segment { memory: local.memory, segment: link.own.segment }];
+        self.say_with(far.proxy, ToProxy::Attach { attach }, fds, out);
+    }
+
+    fn with_far(&mut self, own: Endpoint, remote: Endpoint, change: impl FnOnce(&mut Far)) {
+        let link = self.locals.get_mut(&own).and_then(|l| l.links.get_mut(&remote));
+        if let Some(Via::Remote(far)) = link.map(|l| &mut l.via) {
+            change(far);
+        }
+    }
+
+    /// Has more sides made before the last ones are given out.
+    pub(super) fn spare_sides(&mut self, proxy: u16, dc: DcId, out: &mut Vec<Effect>) {
+        let Some(memory) = self.proxy_memory(proxy, dc) else { return };
+        let Some(theirs) = self.memories.get(&memory) else { return };
+        if theirs.free_sides() >= SIDES_SPARE_MIN as usize || theirs.expects_sides() {
+            return;
+        }
+        if self.add_segment(memory, SegmentKind::Sides, sides_bytes(SIDES_PROXY), 0, out).is_err() {
+            out.push(Effect::Note(Note::ProxyWrong { proxy, what: "has all the segments that it may have" }));
+        }
+    }
+
+    /// Whether some pair of `own` leads to this memory of a proxy.
+    pub(super) fn carried_from(&self, own: Endpoint, memory: u32) -> bool {
+        let Some(local) = self.locals.get(&own) else { return false };
+        local.links.keys().any(|peer| {
+            local.far(*peer).and_then(|far| far.place).is_some_and(|place| place.memory == memory)
+        })
+    }
+
+    /// A remote endpoint wants to talk to a local one.
+    pub(super) fn remote_open(
+        &mut self,
+        proxy: u16,
+        local: Endpoint,
+        remote: Endpoint,
+        node: NodeId,
+        out: &mut Vec<Effect>,
+    ) {
+        let plausible = local.dc == remote.dc
+            && node != self.plan.node
+            && self.plan.node_of(remote.dc, remote.slot) == Some(node)
+            && self.plan.route(node) == Some(proxy);
+        let node_lives = self.nodes.get(&node).is_some_and(|n| !n.is_dead());
+        let there = self.locals.get(&local);
+        let far = there.and_then(|l| l.far(remote));
+        let lives = there.is_some_and(|l| l.stage.is_visible());
+        let why = match far {
+            _ if !plausible => {
+                out.push(Effect::Note(Note::ProxyWrong { proxy, what: "an endpoint outside its node's slots" }));
+                Refusal::NoSuchEndpoint
+            }
+            Some(Far { ended: true, .. } | Far { gone: true, .. } | Far { recycled: true, .. }) => {
+                Refusal::NoSuchEndpoint
+            }
+            // Carried already, or about to be.
+            Some(far) => {
+                if far.place.is_some() {
+                    self.say_attach(local, remote, out);
+                }
+                return;
+            }
+            None if lives && node_lives && self.opens.len() >= OPENS_MAX => Refusal::LimitReached,
+            None if lives && node_lives => {
+                self.opens.insert((local, remote), proxy);
+                return self.retry_open(local, remote, out);
+            }
+            None => Refusal::NoSuchEndpoint,
+        };
+        self.say(proxy, ToProxy::Refuse { local, remote, why }, out);
+    }
+
+    /// Attaches a pair that a remote endpoint asked for, once both sides can be had.
+    fn retry_open(&mut self, local: Endpoint, remote: Endpoint, out: &mut Vec<Effect>) {
+        let Some(proxy) = self.opens.get(&(local, remote)).copied() else { return };
+        let Some(node) = self.plan.node_of(remote.dc, remote.slot) else { return };
+        let Some(there) = self.locals.get(&local) else { return };
+        if there.links.contains_key(&remote) {
+            self.opens.remove(&(local, remote));
+            return;
+        }
+        let Some(theirs) = self.proxy_memory(proxy, local.dc) else { return };
+        if there.stage != Stage::Ready || !self.has_free_side(there.memory) || !self.has_free_side(theirs) {
+            return;
+        }
+        self.opens.remove(&(local, remote));
+        if self.link(local, remote, Via::Remote(self.far(node, proxy))).is_some() {
+            self.attach(local, remote, out);
+            self.hint(local, remote, out);
+        }
+    }
+
+    /// A local endpoint has sides again, or has become ready.
+    pub(super) fn retry_opens_of(&mut self, local: Endpoint, out: &mut Vec<Effect>) {
+        let waiting: Vec<_> = self.opens.keys().filter(|(l, _)| *l == local).copied().collect();
+        for (local, remote) in waiting {
+            self.retry_open(local, remote, out);
+        }
+    }
+
+    pub(super) fn refuse_opens_of(&mut self, local: Endpoint, why: Refusal, out: &mut Vec<Effect>) {
+        let waiting: Vec<_> = self.opens.keys().filter(|(l, _)| *l == local).copied().collect();
+        for (local, remote) in waiting {
+            if let Some(proxy) = self.opens.remove(&(local, remote)) {
+                self.say(proxy, ToProxy::Refuse { local, remote, why }, out);
+            }
+        }
+    }
+
+    /// A proxy has sides to give in a DC: pairs that wait are carried.
+    pub(super) fn carry_waiting(&mut self, proxy: u16, dc: DcId, out: &mut Vec<Effect>) {
+        let mut homeless = Vec::new();
+        for (own, local) in self.locals.range(first_of(dc)..) {
+            if own.dc != dc {
+                break;
+            }
+            let remotes = local.links.keys().filter(|peer| local.far(**peer).is_some_and(|f| f.wants(proxy)));
+            homeless.extend(remotes.map(|remote| (*own, *remote)));
+        }
+        let mut ended = Vec::new();
+        for (own, remote) in homeless {
+            if !self.attach(own, remote, out) {
+                break;
+            }
+            if self.locals.get(&own).is_some_and(|l| l.stage.is_dead()) {
+                ended.push(own);
+            } else {
+                self.hint(own, remote, out);
+            }
+        }
+        ended.dedup();
+        for endpoint in ended {
+            self.say(proxy, ToProxy::LocalEnded { endpoint }, out);
+        }
+        let opens: Vec<_> =
+            self.opens.iter().filter(|((l, _), p)| **p == proxy && l.dc == dc).map(|(key, _)| *key).collect();
+        for (local, remote) in opens {
+            self.retry_open(local, remote, out);
+        }
+        self.spare_sides(proxy, dc, out);
+    }
+
+    /// The local end is done with an ended pair: both sides are free when the proxy has let go.
+    pub(super) fn recycled_far(&mut self, own: Endpoint, remote: Endpoint, out: &mut Vec<Effect>) {
+        let Some(far) = self.locals.get(&own).and_then(|l| l.far(remote)) else { return };
+        if far.recycled {
+            return;
+        }
+        if far.place.is_none() {
+            return self.unlink(own, remote);
+        }
+        self.with_far(own, remote, |far| far.recycled = true);
+        self.say(far.proxy, ToProxy::Detach { local: own, remote }, out);
+    }
+
+    /// A dead endpoint's pair that no proxy has anything more to do for.
+    pub(super) fn release_ended(&mut self, own: Endpoint, remote: Endpoint, out: &mut Vec<Effect>) {
+        let Some(far) = self.locals.get(&own).and_then(|l| l.far(remote)) else { return };
+        if far.ended && far.place.is_some() && !far.recycled && !far.gone {
+            self.say(far.proxy, ToProxy::Detach { local: own, remote }, out);
+        }
+        if far.ended || far.recycled || far.gone {
+            self.unlink(own, remote);
+        }
+    }
+
+    /// A proxy has forgotten a pair; its side of it is zeroes again.
+    pub(super) fn detached(&mut self, proxy: u16, local: Endpoint, remote: Endpoint, out: &mut Vec<Effect>) {
+        let Some(memory) = self.proxy_memory(proxy, local.dc) else { return };
+        let there = self.locals.get(&local);
+        let alive = there.is_some_and(|l| !l.stage.is_dead());
+        let far = there.and_then(|l| l.far(remote)).filter(|f| f.proxy == proxy);
+        if let (true, Some(Far { recycled: false, .. })) = (alive, far) {
+            // The local end still reads the proxy's side; both are free when it says `Recycled`.
+            return self.with_far(local, remote, |far| far.gone = true);
+        }
+        if let Some(theirs) = self.memories.get_mut(&memory)
+            && let Some(side) = theirs.used.remove(&(local, remote))
+        {
+            theirs.give_side(side);
+        }
+        if far.is_some() {
+            self.unlink(local, remote);
+            self.settle(local, out);
+            self.retry_opens_of(local, out);
+        }
+        self.carry_waiting(proxy, local.dc, out);
+    }
+
+    /// A proxy has ended, and all its memory with it.
+    pub(super) fn uncarry(&mut self, proxy: u16, out: &mut Vec<Effect>) {
+        self.opens.retain(|_, p| *p != proxy);
+        let mut carried = Vec::new();
+        for (own, local) in &self.locals {
+            let of_it = local.links.keys().filter(|peer| local.far(**peer).is_some_and(|f| f.proxy == proxy));
+            carried.extend(of_it.map(|remote| (*own, *remote)));
+        }
+        for (own, remote) in carried {
+            self.with_far(own, remote, |far| far.place = None);
+            let Some(local) = self.locals.get(&own) else { continue };
+            let Some(far) = local.far(remote) else { continue };
+            let dead = local.stage.is_dead();
+            if far.recycled || (dead && (far.gone || far.ended)) {
+                self.unlink(own, remote);
+            }
+            if dead {
+                self.settle(own, out);
+            }
+        }
+    }
+}
+
+fn first_of(dc: DcId) -> Endpoint {
+    Endpoint::new(dc, abi::Slot(0), abi::Generation(0))
+}
+
+impl Far {
+    /// Whether a proxy should carry the pair and does not.
+    fn wants(&self, proxy: u16) -> bool {
+        self.proxy == proxy && self.place.is_none() && !self.recycled && !self.gone && !self.ended
+    }
+}
+
+impl super::state::Local {
+    /// The half of a pair that leads to a proxy.
+    pub(super) fn far(&self, remote: Endpoint) -> Option<Far> {
+        match self.links.get(&remote)?.via {
+            Via::Remote(far) => Some(far),
+            Via::Local => None,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Members' connections: accepted, asked, answered, and dropped when they flood, hang up or do not read.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use abi::member::{Refusal, Reply, Request};
+use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_send_buffer_size;
+use shm::os::events::{Epoll, Readiness};
+use shm::os::fdpass::{self, PassError};
+use shm::os::peer::PeerProcess;
+
+use super::socket::{WORDS_BYTES, from_bytes, random, send, set_nonblocking, to_bytes};
+use super::tokens::{Token, Watched};
+use super::vault::Vault;
+use crate::NodeError;
+use crate::core::{ConnId, Descriptor, Input, Process};
+
+/// Connections that members may have open, all together and of one user.
+const CONNECTIONS_MAX: usize = 8192;
+/// Room for answers that a member has not read: a few.
+const SEND_BUFFER_BYTES: usize = 8192;
+
+struct Member {
+    socket: OwnedFd,
+    process: PeerProcess,
+}
+
+pub(super) struct Members {
+    listener: OwnedFd,
+    open: BTreeMap<ConnId, Member>,
+    next: ConnId,
+    /// Given up for a moment when descriptors run out, so that the connection in line can be refused.
+    spare: Option<OwnedFd>,
+}
+
+impl Members {
+    pub fn new(listener: OwnedFd, epoll: &Epoll) -> Result<Members, NodeError> {
+        epoll
+            .add(&listener, Token { kind: Watched::Listener, id: 0 }.to_word(), Readiness::READ)
+            .map_err(NodeError::system("to watch the member socket"))?;
+        Ok(Members { listener, open: BTreeMap::new(), next: 1, spare: spare() })
+    }
+
+    /// Takes one connection in line. Ok(None): it was turned away; Err: there is none.
+    pub fn accept(&mut self, epoll: &Epoll) -> Result<Option<Input>, PassError> {
+        match fdpass::accept(self.listener.as_fd(), Some(Duration::ZERO)) {
+            Ok(socket) => Ok(self.admit(socket, epoll)),
+            Err(PassError::Refused(Errno::MFILE | Errno::NFILE)) => {
+                self.spare = None;
+                if let Ok(socket) = fdpass::accept(self.listener.as_fd(), Some(Duration::ZERO)) {
+                    turn_away(&socket, Refusal::NoMemory);
+                }
+                self.spare = spare();
+                Ok(None)
+            }
+            Err(why) => Err(why),
+        }
+    }
+
+    fn admit(&mut self, socket: OwnedFd, epoll: &Epoll) -> Option<Input> {
+        let Ok(process) = PeerProcess::of(socket.as_fd()) else {
+            turn_away(&socket, Refusal::NotAllowed);
+            return None;
+        };
+        if self.open.len() >= CONNECTIONS_MAX {
+            tracing::warn!(pid = process.pid, uid = process.uid, "connection refused: {CONNECTIONS_MAX} are open");
+            turn_away(&socket, Refusal::LimitReached);
+            return None;
+        }
+        let conn = self.next;
+        self.next += 1;
+        let watched = |kind| Token { kind, id: conn }.to_word();
+        // A smaller buffer only bounds what a silent member can tie up.
+        let _ = set_socket_send_buffer_size(&socket, SEND_BUFFER_BYTES);
+        let ready = set_nonblocking(&socket)
+            .and_then(|()| epoll.add(&socket, watched(Watched::Member), Readiness::READ))
+            .and_then(|()| epoll.add(&process.pidfd, watched(Watched::MemberProcess), Readiness::READ));
+        if ready.is_err() {
+            turn_away(&socket, Refusal::NoMemory);
+            return None;
+        }
+        let who = Process { pid: process.pid, uid: process.uid, start_time: process.start_time };
+        self.open.insert(conn, Member { socket, process });
+        Some(Input::Connected { conn, process: who })
+    }
+
+    /// Reads one request; `None`: there is none now. A connection that ended is closed, which is its last input.
+    pub fn read(&mut self, conn: ConnId) -> Option<Input> {
+        let member = self.open.get(&conn)?;
+        let mut bytes = [0; WORDS_BYTES + 1];
+        // Descriptors that come along are nobody's and closed at once.
+        let request = match fdpass::recv_with_fds(&member.socket, &mut bytes) {
+            Ok((len, _)) if len > 0 => from_bytes(&bytes[..len]).and_then(|words| Request::from_words(&words)),
+            Err(PassError::TimedOut) => return None,
+            Err(PassError::LongDatagram) => None,
+            Ok(_) | Err(_) => return self.end(conn),
+        };
+        let fresh = if matches!(request, Some(Request::BindOther { .. })) { random() } else { Some([0; 2]) };
+        match fresh {
+            Some(fresh) => Some(Input::Asked { conn, request, fresh }),
+            // Without randomness there are no tokens, so nothing can be bound for another.
+            None => self.end(conn),
+        }
+    }
+
+    /// Answers. A member that does not read its answers, or is gone, is dropped.
+    pub fn reply(
+        &mut self,
+        conn: ConnId,
+        reply: Reply,
+        fds: &[Descriptor],
+        vault: &Vault,
+    ) -> Option<Input> {
+        let member = self.open.get(&conn)?;
+        let found: Option<Vec<_>> = fds.iter().map(|fd| vault.find(*fd)).collect();
+        let sent = match found {
+            Some(fds) => send(&member.socket, &to_bytes(&reply.to_words()), &fds),
+            None => send(&member.socket, &to_bytes(&Reply::Refused(Refusal::NoMemory).to_words()), &[]),
+        };
+        if let Err(why) = sent {
+            tracing::info!(pid = member.process.pid, "connection dropped: {why}");
+            return self.end(conn);
+        }
+        None
+    }
+
+    /// Drops a connection and says so.
+    pub fn end(&mut self, conn: ConnId) -> Option<Input> {
+        self.open.remove(&conn).map(|_| Input::Disconnected { conn })
+    }
+}
+
+fn spare() -> Option<OwnedFd> {
+    std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
+}
+
+/// Refuses a connection, as far as it can be told without waiting.
+fn turn_away(socket: &OwnedFd, why: Refusal) {
+    if set_nonblocking(socket).is_ok() {
+        let _ = send(socket, &to_bytes(&Reply::Refused(why).to_words()), &[]);
+    }
+}

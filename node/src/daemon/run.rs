@@ -1,0 +1,202 @@
+//! From a cluster file to a running daemon, and back to nothing.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use abi::limits::LINK_DOWN_AFTER_MS;
+use abi::{Incarnation, NodeId};
+use proxy_tcp::options::ProxyOptions;
+use shm::os::events::{Epoll, EventFd, Readiness};
+use shm::os::fdpass::{self, PassError};
+
+use super::admin::AdminServer;
+use super::couriers::Couriers;
+use super::members::Members;
+use super::start::StartProxy;
+use super::tokens::{Token, Watched};
+use super::vault::Vault;
+use super::{Driver, Hands};
+use crate::NodeError;
+use crate::config::{Cluster, ClusterNode};
+use crate::core::{Core, Plan};
+use crate::place::{Lock, NodePlace, own_uid};
+
+/// 2020-01-01, in seconds of the Unix clock: generations and incarnations count from here.
+const YEAR_2020_S: u64 = 1_577_836_800;
+/// Members that may wait for their connection to be taken.
+const BACKLOG: i32 = 1024;
+/// The number at which a proxy finds its link.
+const LINK_FD: i32 = 3;
+
+/// What to run.
+pub struct RunOptions {
+    pub cluster_file: PathBuf,
+    /// The node's id or name.
+    pub node: String,
+    /// Where sockets and logs go, instead of the default place.
+    pub runtime_dir: Option<PathBuf>,
+    pub starter: Box<dyn StartProxy>,
+}
+
+/// Runs a node's daemon in this process until it is told to stop (SIGTERM, SIGINT, or the admin API).
+///
+/// The process should be this daemon's alone: it refuses tracing from now on and has its descriptor limit raised.
+pub fn run(options: RunOptions) -> Result<(), NodeError> {
+    shm::os::process::refuse_tracing().map_err(NodeError::system("to refuse tracing"))?;
+    match shm::os::process::raise_nofile() {
+        Ok((old, new)) => tracing::debug!(old, new, "limit of open descriptors"),
+        Err(errno) => tracing::warn!("limit of open descriptors not raised: {errno}"),
+    }
+    let stop = Arc::new(EventFd::new().map_err(NodeError::system("an eventfd"))?);
+    let mut house = House::build(options, Arc::clone(&stop))?;
+    let signals = super::signals::ring_on_end(stop)?;
+    let result = house.live();
+    drop(signals);
+    house.leave();
+    result
+}
+
+/// A daemon with its files: made whole or not at all.
+pub(super) struct House {
+    driver: Driver,
+    pub place: NodePlace,
+    lock: Option<Lock>,
+    proxies: Vec<u16>,
+    others: bool,
+}
+
+impl House {
+    pub fn build(options: RunOptions, stop: Arc<EventFd>) -> Result<House, NodeError> {
+        let cluster = Cluster::load(&options.cluster_file)?;
+        let node = cluster.node(&options.node).cloned().ok_or_else(|| NodeError::NoSuchNode {
+            asked: options.node.clone(),
+            known: cluster.nodes.iter().map(|n| format!("{} ({})", n.id, n.name)).collect::<Vec<_>>().join(", "),
+        })?;
+        if let Some(key) = cluster.key_file.as_ref().filter(|_| cluster.nodes.len() > 1) {
+            std::fs::metadata(key).map_err(NodeError::file("find the cluster key", key))?;
+        }
+        let place = NodePlace::of(&cluster, &node, options.runtime_dir.as_deref());
+        place.make(cluster.foreign_uids(node.id, own_uid()))?;
+        let (mut lock, before) = place.take_lock(node.name.as_str())?;
+        place.clear();
+        let begun = seconds_since_2020();
+        let incarnation = Incarnation(before.map_or(begun, |b| begun.max(b.saturating_add(1))));
+        lock.record(incarnation.0)?;
+        let plan = cluster.plan(&node, incarnation, begun, own_uid());
+        let proxies = plan.proxies.iter().map(|p| p.index).collect();
+        let others = cluster.nodes.len() > 1;
+        let built = build_driver(&cluster, &node, plan, &place, options.starter, stop);
+        match built {
+            Ok(driver) => Ok(House { driver, place, lock: Some(lock), proxies, others }),
+            Err(why) => {
+                place.remove(&[]);
+                Err(why)
+            }
+        }
+    }
+
+    pub fn live(&mut self) -> Result<(), NodeError> {
+        let plan = self.driver.core.plan();
+        tracing::info!(
+            node = plan.node.0,
+            name = plan.node_name,
+            cluster = plan.cluster,
+            incarnation = self.driver.core.incarnation().0,
+            "daemon runs at {}",
+            self.place.node.display()
+        );
+        self.driver.run()
+    }
+
+    /// Nothing is left behind.
+    pub fn leave(mut self) {
+        let incarnation = self.driver.core.incarnation().0;
+        self.driver.hands.couriers.kill_all();
+        self.place.remove(&self.proxies);
+        drop(self.lock.take());
+        // The next life of this node, which may begin at once, must be told from this one by the others.
+        while self.others && seconds_since_2020() <= incarnation {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        tracing::info!("daemon has ended");
+    }
+}
+
+fn build_driver(
+    cluster: &Cluster,
+    node: &ClusterNode,
+    plan: Plan,
+    place: &NodePlace,
+    starter: Box<dyn StartProxy>,
+    stop: Arc<EventFd>,
+) -> Result<Driver, NodeError> {
+    let epoll = Epoll::new().map_err(NodeError::system("an epoll"))?;
+    let mut vault = Vault::default();
+    for dc in plan.dcs.keys() {
+        vault.add_dc(*dc)?;
+    }
+    for proxy in &plan.proxies {
+        for dc in plan.dcs_of_proxy(proxy.index) {
+            vault.add_bell(proxy.index, dc)?;
+        }
+    }
+    let token = Token { kind: Watched::Stop, id: 0 }.to_word();
+    epoll.add(&*stop, token, Readiness::READ).map_err(NodeError::system("to watch an eventfd"))?;
+    let members = Members::new(listen(&place.member_socket(), 0o666)?, &epoll)?;
+    let admin = AdminServer::new(&place.admin_socket(), &epoll)?;
+    set_mode(&place.admin_socket(), 0o600)?;
+    let options = proxy_options(cluster, node, &plan);
+    let origin = Instant::now();
+    let hands = Hands {
+        epoll,
+        vault,
+        members,
+        couriers: Couriers::default(),
+        admin,
+        processes: BTreeMap::new(),
+        starter,
+        options,
+        stop,
+    };
+    Ok(Driver { core: Core::new(Duration::ZERO, plan), origin, hands })
+}
+
+fn proxy_options(cluster: &Cluster, node: &ClusterNode, plan: &Plan) -> BTreeMap<u16, ProxyOptions> {
+    let addresses: BTreeMap<NodeId, _> = cluster.nodes.iter().map(|n| (n.id, n.address)).collect();
+    let options = |proxy: &crate::core::ProxyPlan| ProxyOptions {
+        node: node.id,
+        incarnation: plan.incarnation,
+        proxy_index: proxy.index,
+        name: node.name,
+        listen: node.address,
+        peers: proxy.nodes.iter().filter_map(|n| Some((*n, *addresses.get(n)?))).collect(),
+        key_file: cluster.key_file.clone(),
+        link_fd: LINK_FD,
+        token: [0; 2],
+        link_down_after_ms: u64::try_from(cluster.link_down_after.as_millis()).unwrap_or(LINK_DOWN_AFTER_MS),
+    };
+    plan.proxies.iter().map(|proxy| (proxy.index, options(proxy))).collect()
+}
+
+fn listen(path: &Path, mode: u32) -> Result<std::os::fd::OwnedFd, NodeError> {
+    let socket = fdpass::listen(path, BACKLOG).map_err(|why| match why {
+        PassError::Refused(errno) => NodeError::File { what: "listen at", path: path.to_owned(), source: errno.into() },
+        why => NodeError::File { what: "listen at", path: path.to_owned(), source: std::io::Error::other(why) },
+    })?;
+    set_mode(path, mode)?;
+    Ok(socket)
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<(), NodeError> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .map_err(NodeError::file("set the mode of", path))
+}
+
+fn seconds_since_2020() -> u32 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    // A clock before 2020 counts as its first second: never zero, which is no generation.
+    u32::try_from(now.saturating_sub(YEAR_2020_S)).unwrap_or(u32::MAX).max(1)
+}

@@ -1,0 +1,171 @@
+//! Every descriptor the daemon keeps for others: DC tables, doorbell pages, segments, the eventfds of proxies.
+//!
+//! Key type: [`Vault`]. Tables are mapped writable here alone and handed out by read-only descriptors, mode 0600 so
+//! that no other user reopens them; doorbell pages are everybody's and can neither shrink nor grow.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use abi::member::SegmentKind;
+use abi::table::Entry;
+use abi::{DcId, Slot, doorbell, table};
+use rustix::fs::{Mode, OFlags, SealFlags, fchmod, fcntl_add_seals, fstat, open};
+use rustix::io::Errno;
+use shm::doorbell::{Doorbells, Wake};
+use shm::map::{Access, HUGE_PAGE_BYTES, MapError, Mapping};
+use shm::os::events::EventFd;
+use shm::os::memfd;
+use shm::sync::Ordering;
+use shm::words::{NotWithin, OwnWords};
+
+use crate::NodeError;
+use crate::core::Descriptor;
+
+struct DcMemory {
+    table: OwnWords,
+    table_fd: Arc<OwnedFd>,
+    doorbells: Doorbells,
+    doorbells_fd: Arc<OwnedFd>,
+}
+
+struct Bell {
+    event: EventFd,
+    fd: Arc<OwnedFd>,
+}
+
+#[derive(Default)]
+pub(super) struct Vault {
+    dcs: BTreeMap<DcId, DcMemory>,
+    segments: BTreeMap<(u32, u32), Arc<OwnedFd>>,
+    bells: BTreeMap<(u16, DcId), Bell>,
+}
+
+fn memory(what: &'static str) -> impl Fn(MapError) -> NodeError {
+    move |source| NodeError::Memory { what, source }
+}
+
+impl Vault {
+    /// Makes the table and the doorbell page of a DC.
+    pub fn add_dc(&mut self, dc: DcId) -> Result<(), NodeError> {
+        let (table, table_fd) = make_table(dc)?;
+        let (doorbells, doorbells_fd) = make_doorbells(dc)?;
+        self.dcs.insert(dc, DcMemory { table, table_fd, doorbells, doorbells_fd });
+        Ok(())
+    }
+
+    /// Makes the eventfd that a DC's members ring for a proxy.
+    pub fn add_bell(&mut self, proxy: u16, dc: DcId) -> Result<(), NodeError> {
+        let refused = |e| NodeError::system("an eventfd")(e);
+        let event = EventFd::new().map_err(refused)?;
+        let fd = rustix::io::fcntl_dupfd_cloexec(&event, 0).map_err(refused)?;
+        self.bells.insert((proxy, dc), Bell { event, fd: Arc::new(fd) });
+        Ok(())
+    }
+
+    pub fn find(&self, descriptor: Descriptor) -> Option<Arc<OwnedFd>> {
+        Some(Arc::clone(match descriptor {
+            Descriptor::Table(dc) => &self.dcs.get(&dc)?.table_fd,
+            Descriptor::Doorbells(dc) => &self.dcs.get(&dc)?.doorbells_fd,
+            Descriptor::Segment { memory, segment } => self.segments.get(&(memory, segment))?,
+            Descriptor::ProxyBell { proxy, dc } => &self.bells.get(&(proxy, dc))?.fd,
+        }))
+    }
+
+    /// Makes a segment, every page present.
+    pub fn make(&mut self, memory: u32, segment: u32, kind: SegmentKind, len_bytes: u64) -> Result<(), MapError> {
+        let len = usize::try_from(len_bytes).map_err(|_| MapError::Misaligned)?;
+        let name = match kind {
+            SegmentKind::Sides => format!("dvs-sides-{memory}.{segment}"),
+            SegmentKind::Pool => format!("dvs-pool-{memory}.{segment}"),
+        };
+        let want_huge = kind == SegmentKind::Pool && len.is_multiple_of(HUGE_PAGE_BYTES);
+        let (fd, _pages) = memfd::segment_fd(&name, len, want_huge)?;
+        self.segments.insert((memory, segment), Arc::new(fd));
+        Ok(())
+    }
+
+    /// Seals segments, and checks that their owner has not cut or emptied them before.
+    pub fn seal(&self, memory: u32, segments: &[(u32, u64)]) -> bool {
+        segments.iter().all(|(segment, len_bytes)| {
+            let Some(fd) = self.segments.get(&(memory, *segment)) else { return false };
+            let whole = || fstat(fd).is_ok_and(|stat| u64::try_from(stat.st_size) == Ok(*len_bytes));
+            memfd::seal(fd.as_fd()).is_ok() && whole() && memfd::is_full(fd.as_fd()) == Ok(true)
+        })
+    }
+
+    pub fn drop_memory(&mut self, memory: u32) {
+        let there: Vec<(u32, u32)> =
+            self.segments.range((memory, 0)..=(memory, u32::MAX)).map(|(key, _)| *key).collect();
+        for key in there {
+            self.segments.remove(&key);
+        }
+    }
+
+    pub fn set_table(&self, dc: DcId, slot: Slot, entry: Entry) {
+        let Some(there) = self.dcs.get(&dc) else { return };
+        // Pairs with: every member's acquire load of the entry, which then finds the endpoint's memory sealed.
+        there.table.store(table::of_slot(slot), entry.to_word(), Ordering::Release);
+        // Pairs with: a member's load of the version before it sleeps on it.
+        there.table.cell(table::VERSION).fetch_add(1, Ordering::AcqRel);
+        shm::futex::wake_all(there.table.futex(table::VERSION));
+    }
+
+    /// Rings one doorbell, as a peer would, and wakes its owner.
+    pub fn ring(&self, dc: DcId, bell: u32, source: Option<Slot>, pull: bool) {
+        let Some(there) = self.dcs.get(&dc) else { return };
+        let at = bell as usize;
+        if at >= doorbell::COUNT {
+            return;
+        }
+        let mut wakes = [Wake::Nothing; 2];
+        if let Some(slot) = source {
+            wakes[0] = there.doorbells.ring(at, slot.0);
+        }
+        if pull {
+            wakes[1] = there.doorbells.ring_for_pull(at);
+        }
+        for wake in wakes {
+            match wake {
+                Wake::Nothing => {}
+                Wake::Futex => there.doorbells.wake(at),
+                Wake::EventFd => {
+                    let proxy = at.checked_sub(doorbell::of_proxy(0)).and_then(|p| u16::try_from(p).ok());
+                    if let Some(bell) = proxy.and_then(|p| self.bells.get(&(p, dc))) {
+                        // A full eventfd is rung; nothing else can go wrong with our own.
+                        let _ = bell.event.ring();
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn make_table(dc: DcId) -> Result<(OwnWords, Arc<OwnedFd>), NodeError> {
+    let (fd, _pages) =
+        memfd::segment_fd(&format!("dvs-table-{dc}"), table::BYTES, false).map_err(memory("a DC table"))?;
+    let refused = |e: Errno| NodeError::system("a DC table")(e);
+    // Mode 0600: a read-only descriptor of it cannot be reopened writable by another user.
+    fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(refused)?;
+    fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW).map_err(refused)?;
+    let map = Mapping::shared(fd.as_fd(), 0, table::BYTES, Access::ReadWrite).map_err(memory("a DC table"))?;
+    let words = OwnWords::mapped(&map, 0, table::VERSION + 1).map_err(beyond)?;
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
+    let read_only = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(refused)?;
+    Ok((words, Arc::new(read_only)))
+}
+
+fn make_doorbells(dc: DcId) -> Result<(Doorbells, Arc<OwnedFd>), NodeError> {
+    let what = "a doorbell page";
+    let (fd, _pages) =
+        memfd::segment_fd(&format!("dvs-bells-{dc}"), doorbell::BYTES, false).map_err(memory(what))?;
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    fcntl_add_seals(&fd, seals).map_err(|e| NodeError::system(what)(e))?;
+    let map = Mapping::shared(fd.as_fd(), 0, doorbell::BYTES, Access::ReadWrite).map_err(memory(what))?;
+    let words = OwnWords::mapped(&map, 0, doorbell::COUNT * doorbell::WORDS).map_err(beyond)?;
+    Ok((Doorbells::new(words), Arc::new(fd)))
+}
+
+fn beyond(_: NotWithin) -> NodeError {
+    NodeError::Memory { what: "a page of a DC", source: MapError::Misaligned }
+}

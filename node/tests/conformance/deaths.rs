@@ -1,0 +1,201 @@
+//! Rows of the table of deaths: who is told what.
+
+use std::time::Duration;
+
+use dvk::{From, Message, ReceiveError, SendError, SendrecError, Timeout};
+
+use super::rows;
+use crate::support::{LONG, Place, SHORT, World};
+
+rows!(
+    a_destination_that_dies_before_taking_is_dead_destination,
+    a_client_of_a_server_that_dies_with_its_request_hears_dead_source,
+    a_waiter_for_one_endpoint_hears_of_its_death,
+    what_a_dead_sender_had_published_is_delivered,
+    a_rendezvous_of_a_dead_sender_is_delivered,
+    the_bits_of_a_dead_notifier_are_cleared,
+    a_stale_endpoint_never_reaches_its_slots_next_holder,
+    a_client_that_dies_is_no_longer_waiting,
+    two_that_call_each_other_do_not_hang,
+    the_death_of_a_node_is_the_death_of_its_endpoints,
+);
+
+const AFTER: Timeout = Timeout::After(LONG);
+
+fn a_destination_that_dies_before_taking_is_dead_destination(world: World) {
+    let server = world.spawn(Place::There, 0, |_me| std::thread::sleep(SHORT * 5));
+    let other = world.spawn(Place::There, 1, |_me| std::thread::sleep(SHORT * 5));
+    let mut me = world.bind(Place::Here, 0);
+    world.meet(&mut me, server.endpoint);
+    world.meet(&mut me, other.endpoint);
+    assert_eq!(me.send(server.endpoint, Message::new(0), AFTER), Err(SendError::DeadDestination));
+    let called = me.sendrec(other.endpoint, Message::new(0), AFTER);
+    assert_eq!(called.map(|_| ()), Err(SendrecError::DeadDestination));
+    server.join();
+    other.join();
+}
+
+fn a_client_of_a_server_that_dies_with_its_request_hears_dead_source(world: World) {
+    let server = world.spawn(Place::There, 0, |mut me| {
+        me.receive_request(AFTER).expect("the request");
+        std::thread::sleep(SHORT);
+    });
+    let mut me = world.bind(Place::Here, 0);
+    world.meet(&mut me, server.endpoint);
+    let called = me.sendrec(server.endpoint, Message::new(0), AFTER);
+    assert_eq!(called.map(|_| ()), Err(SendrecError::DeadSource));
+    server.join();
+}
+
+fn a_waiter_for_one_endpoint_hears_of_its_death(world: World) {
+    let server = world.spawn(Place::There, 0, |mut me| {
+        let source = me.receive(From::Any, AFTER).expect("a message").source();
+        me.post(source, Message::new(5)).expect("room");
+        std::thread::sleep(SHORT);
+    });
+    let mut me = world.bind(Place::Here, 0);
+    world.meet(&mut me, server.endpoint);
+    me.send(server.endpoint, Message::new(0), AFTER).expect("taken");
+    let source = server.endpoint;
+    assert_eq!(me.receive(From::Endpoint(source), AFTER).expect("its last word").kind(), 5);
+    assert_eq!(me.receive(From::Endpoint(source), AFTER).map(|_| ()), Err(ReceiveError::DeadSource));
+    server.join();
+}
+
+fn what_a_dead_sender_had_published_is_delivered(world: World) {
+    let mut me = world.bind(Place::Here, 0);
+    let to = me.whoami();
+    let sender = world.spawn(Place::There, 0, move |mut sender| {
+        sender.wait_bind(to.slot, AFTER).expect("seen");
+        for n in 0..50 {
+            sender.post(to, Message::new(n)).expect("room");
+        }
+    });
+    let source = sender.endpoint;
+    sender.join();
+    std::thread::sleep(SHORT);
+    for n in 0..50 {
+        assert_eq!(me.receive(From::Any, AFTER).expect("published before the death").kind(), n);
+    }
+    assert_eq!(me.receive(From::Endpoint(source), AFTER).map(|_| ()), Err(ReceiveError::DeadSource));
+}
+
+fn a_rendezvous_of_a_dead_sender_is_delivered(world: World) {
+    let mut me = world.bind(Place::Here, 0);
+    let to = me.whoami();
+    let sender = world.spawn(Place::There, 0, move |mut sender| {
+        sender.wait_bind(to.slot, AFTER).expect("seen");
+        sender.post(to, Message::new(1).inline(b"rendezvous without its sender")).expect("room");
+    });
+    sender.join();
+    assert_eq!(me.receive(From::Any, AFTER).expect("delivered").kind(), 1);
+    assert_eq!(me.receive(From::Any, Timeout::After(SHORT)).map(|d| d.kind()), Err(ReceiveError::TimedOut));
+}
+
+fn the_bits_of_a_dead_notifier_are_cleared(world: World) {
+    let mut me = world.bind(Place::Here, 0);
+    let to = me.whoami();
+    let notifier = world.spawn(Place::There, 0, move |mut notifier| {
+        notifier.wait_bind(to.slot, AFTER).expect("seen");
+        notifier.notify(to, 1).expect("alive");
+        std::thread::sleep(SHORT);
+    });
+    let source = notifier.endpoint;
+    notifier.join();
+    me.wait_unbind(source, AFTER).expect("it ended");
+    std::thread::sleep(SHORT * 3);
+    assert_eq!(me.receive(From::Any, Timeout::After(SHORT)).map(|d| d.what()), Err(ReceiveError::TimedOut));
+}
+
+fn a_stale_endpoint_never_reaches_its_slots_next_holder(world: World) {
+    let first = world.spawn(Place::There, 0, |mut me| {
+        me.receive(From::Any, AFTER).expect("the first");
+    });
+    let mut me = world.bind(Place::Here, 0);
+    world.meet(&mut me, first.endpoint);
+    let stale = first.endpoint;
+    me.send(stale, Message::new(1), AFTER).expect("taken");
+    first.join();
+    me.wait_unbind(stale, AFTER).expect("it ended");
+    let second = world.spawn(Place::There, 0, |mut me| {
+        let kind = me.receive(From::Any, AFTER).expect("a message").kind();
+        (kind, me.receive(From::Any, Timeout::After(SHORT)).map(|d| d.kind()))
+    });
+    assert_eq!(second.endpoint.slot, stale.slot);
+    assert_ne!(second.endpoint.generation, stale.generation);
+    world.meet(&mut me, second.endpoint);
+    assert_eq!(me.send(stale, Message::new(2), AFTER), Err(SendError::DeadDestination));
+    me.send(second.endpoint, Message::new(3), AFTER).expect("taken");
+    assert_eq!(second.join(), (3, Err(ReceiveError::TimedOut)));
+}
+
+fn a_client_that_dies_is_no_longer_waiting(world: World) {
+    let server = world.spawn(Place::There, 0, |mut me| {
+        let request = me.receive_request(AFTER).expect("a request");
+        me.wait_unbind(request.source(), AFTER).expect("it ended");
+        std::thread::sleep(SHORT);
+        // Best effort: published and dropped, or refused; never a hang, never the next call's answer.
+        let _ = me.reply(&request, Message::new(1));
+        let next = me.receive_request(AFTER).expect("the next client's");
+        me.reply(&next, Message::new(2)).expect("it waits");
+    });
+    let to = server.endpoint;
+    let client = world.spawn(Place::Here, 0, move |mut me| {
+        me.wait_bind(to.slot, AFTER).expect("seen");
+        me.sendrec(to, Message::new(0), Timeout::After(SHORT * 2)).map(|_| ())
+    });
+    assert!(client.join().is_err());
+    let mut me = world.bind(Place::Here, 0);
+    world.meet(&mut me, to);
+    assert_eq!(me.sendrec(to, Message::new(0), AFTER).expect("answered").kind(), 2);
+    server.join();
+}
+
+fn two_that_call_each_other_do_not_hang(world: World) {
+    let mut me = world.bind(Place::Here, 0);
+    let to = me.whoami();
+    let bound = Timeout::After(Duration::from_secs(2));
+    let other = world.spawn(Place::There, 0, move |mut other| {
+        other.wait_bind(to.slot, AFTER).expect("seen");
+        other.sendrec(to, Message::new(0), bound).map(|_| ())
+    });
+    world.meet(&mut me, other.endpoint);
+    let mine = me.sendrec(other.endpoint, Message::new(0), bound).map(|_| ());
+    let theirs = other.join();
+    assert!(mine.is_err() && theirs.is_err());
+    if !world.is_remote() {
+        let deadlock = Err(SendrecError::Deadlock);
+        assert!(mine == deadlock || theirs == deadlock, "{mine:?} {theirs:?}");
+    }
+}
+
+fn the_death_of_a_node_is_the_death_of_its_endpoints(mut world: World) {
+    if !world.is_remote() {
+        // On one node there is no other to lose: a process's death is the row above.
+        return;
+    }
+    let server = world.spawn(Place::There, 0, |mut me| {
+        let _request = me.receive_request(AFTER).expect("a request");
+        std::thread::sleep(Duration::from_secs(3));
+    });
+    let mut me = world.bind(Place::Here, 0);
+    world.meet(&mut me, server.endpoint);
+    let to = server.endpoint;
+    let waiter = world.spawn(Place::Here, 1, move |mut me| {
+        me.wait_bind(to.slot, AFTER).expect("seen");
+        me.notify(to, 1).expect("alive");
+        me.receive(From::Endpoint(to), AFTER).map(|d| d.what())
+    });
+    let caller = world.spawn(Place::Here, 2, move |mut me| {
+        me.wait_bind(to.slot, AFTER).expect("seen");
+        me.sendrec(to, Message::new(0), AFTER).map(|_| ())
+    });
+    std::thread::sleep(SHORT * 5);
+    world.lose_the_other_node();
+    assert_eq!(waiter.join(), Err(ReceiveError::DeadSource));
+    let called = caller.join();
+    assert!(matches!(called, Err(SendrecError::DeadSource | SendrecError::DeliveryUnknown)), "{called:?}");
+    assert_eq!(me.send(to, Message::new(0), AFTER), Err(SendError::DeadDestination));
+    assert_eq!(me.lookup(to.slot), None, "a dead node's endpoint is not looked up");
+    server.join();
+}

@@ -1,0 +1,24 @@
+//! A [`fabric::Fabric`] over kernel TCP, and its proxy process.
+//!
+//! [`TcpFabric`] (`tcp`) keeps one authenticated connection to every other node: `handshake` and `half` bring it about,
+//! `session` with `inbox` and `outbox` carries frames of [`abi::wire`] over it, `link` begins it anew when it ends.
+//! [`ClusterKey`] is what the nodes know of each other, [`ProxyOptions`] what the process is started with.
+#![forbid(unsafe_code)]
+
+mod commons;
+mod config;
+mod half;
+mod handshake;
+mod inbox;
+mod key;
+mod link;
+pub mod options;
+pub mod process;
+mod outbox;
+mod session;
+mod tcp;
+
+pub use config::{KeyError, TcpConfig, TcpError};
+pub use key::ClusterKey;
+pub use options::{OptionsError, ProxyOptions};
+pub use tcp::TcpFabric;

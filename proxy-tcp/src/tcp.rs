@@ -1,0 +1,512 @@
+//! The fabric: links, the listener, the connections that are not trusted yet, and the epoll that watches them all.
+//!
+//! Key type: [`TcpFabric`]. Between two nodes there is one connection, which the lower node opens. Nothing is read,
+//! written or timed but within a call of [`Fabric`]; time is what `poll` is told. Neighbours: `link`, `session`, `half`.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use abi::courier::LinkState;
+use abi::limits::{FRAME_BYTES_MAX, HEAD_BYTES_MAX, LOAN_BYTES_MAX, NODES_MAX};
+use abi::{Incarnation, NodeId};
+use fabric::regions::{Pieces, fail_late};
+use fabric::{Armed, Caps, Completion, Desc, Fabric, Piece, RegionKey, Time, Waiter};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
+use shm::map::Mapping;
+use shm::os::events::{Epoll, Readiness};
+
+use crate::commons::{Commons, MESSAGES_POSTED_MAX};
+use crate::config::{TcpConfig, TcpError};
+use crate::half::{Half, PENDING_MAX, Progress};
+use crate::handshake::{NO_KEY, Own};
+use crate::key;
+use crate::link::Link;
+use crate::session::Session;
+
+const KIND_BITS: u32 = 32;
+const LISTENER: u64 = 0;
+const PENDING: u64 = 1 << KIND_BITS;
+const DIAL: u64 = 2 << KIND_BITS;
+const SESSION: u64 = 3 << KIND_BITS;
+/// Connections accepted in one turn.
+const ACCEPTS_MAX: usize = 16;
+/// How long to leave the listener alone when there are no descriptors.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// A [`Fabric`] over kernel TCP.
+pub struct TcpFabric {
+    own: Own,
+    link_down_after: Duration,
+    heartbeat_every: Duration,
+    address: SocketAddr,
+    listener: TcpListener,
+    /// Set while the listener is left alone.
+    accept_at: Option<Time>,
+    epoll: Epoll,
+    links: Vec<Link>,
+    /// Index of a node's link, by node id.
+    index: Vec<Option<u16>>,
+    /// Accepted, and not proven.
+    pending: Vec<Option<Half>>,
+    commons: Commons,
+    sessions: u64,
+    events: Vec<(u64, Readiness)>,
+    /// Nothing is due before this.
+    due: Time,
+    /// Some session may have ended or stalled.
+    uneasy: bool,
+}
+
+impl TcpFabric {
+    /// Listens, and begins to connect at the first `poll`.
+    pub fn new(config: TcpConfig, now: Time) -> Result<TcpFabric, TcpError> {
+        config.check()?;
+        let address = config.listen;
+        let listener = TcpListener::bind(address).map_err(|source| match source.kind() {
+            ErrorKind::AddrInUse => TcpError::InUse { address },
+            _ => TcpError::Listen { address, source },
+        })?;
+        TcpFabric::with_listener(config, listener, now)
+    }
+
+    /// The same with a listener that exists: one that outlives this process, or has a port of the system's choice.
+    pub fn with_listener(config: TcpConfig, listener: TcpListener, now: Time) -> Result<TcpFabric, TcpError> {
+        config.check()?;
+        let address = config.listen;
+        let prepared = listener.set_nonblocking(true).and_then(|()| listener.local_addr());
+        let address = prepared.map_err(|source| TcpError::Listen { address, source })?;
+        if config.key.is_none() && !address.ip().is_loopback() {
+            return Err(TcpError::NoKey { address });
+        }
+        let descriptors = |errno: Errno| TcpError::Descriptors { source: errno.into() };
+        let epoll = Epoll::new().map_err(descriptors)?;
+        epoll.add(&listener, LISTENER, Readiness::READ).map_err(descriptors)?;
+        let links = |(peer, address): &(NodeId, SocketAddr)| Link::new(config.node, *peer, *address, now);
+        let links: Vec<Link> = config.peers.iter().map(links).collect();
+        let mut index = vec![None; NODES_MAX as usize + 1];
+        for (i, link) in links.iter().enumerate() {
+            index[link.peer.0 as usize] = Some(i as u16);
+        }
+        let key = config.key.as_ref().map_or(NO_KEY, |key| *key.as_bytes());
+        Ok(TcpFabric {
+            own: Own { node: config.node, incarnation: config.incarnation, key },
+            link_down_after: config.link_down_after,
+            heartbeat_every: config.heartbeat_every,
+            address,
+            listener,
+            accept_at: None,
+            epoll,
+            links,
+            index,
+            pending: (0..PENDING_MAX).map(|_| None).collect(),
+            commons: Commons::new(now),
+            sessions: 0,
+            events: Vec::with_capacity(shm::os::events::EVENTS_MAX),
+            due: now,
+            uneasy: false,
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn find(&self, peer: NodeId) -> Option<usize> {
+        self.index.get(peer.0 as usize).copied().flatten().map(usize::from)
+    }
+
+    /// Looks at all that is ready, once.
+    fn work(&mut self) {
+        let mut events = std::mem::take(&mut self.events);
+        // An epoll that fails is an epoll without events: the timers will tell.
+        let _ = self.epoll.wait(&mut events, Some(Duration::ZERO));
+        for (token, readiness) in events.drain(..) {
+            let i = (token & ((1 << KIND_BITS) - 1)) as usize;
+            match token & !((1 << KIND_BITS) - 1) {
+                LISTENER => self.accept_some(),
+                PENDING => self.advance_pending(i),
+                DIAL => self.advance_dial(i),
+                _ => self.serve(i, readiness),
+            }
+        }
+        self.events = events;
+        if std::mem::take(&mut self.uneasy) {
+            (0..self.links.len()).for_each(|i| self.settle(i));
+        }
+        if self.commons.now >= self.due {
+            self.tick();
+        }
+    }
+
+    fn serve(&mut self, i: usize, readiness: Readiness) {
+        let Some(session) = &mut self.links[i].session else { return };
+        if readiness.readable || readiness.hung_up {
+            session.receive(&mut self.commons);
+        }
+        if readiness.hung_up {
+            session.hung_up();
+        }
+        if readiness.writable {
+            session.flush(&mut self.commons);
+        }
+        self.watch(i);
+    }
+
+    /// After work on a session: what it waits for now.
+    fn watch(&mut self, i: usize) {
+        let Some(session) = &mut self.links[i].session else { return };
+        session.watch(&self.epoll, SESSION | i as u64);
+        self.uneasy |= session.ended.is_some() || session.is_stalled();
+    }
+
+    /// Goes on with a session that stalled, ends one that broke.
+    fn settle(&mut self, i: usize) {
+        let Some(session) = &mut self.links[i].session else { return };
+        if session.may_resume(&self.commons) {
+            session.resume(&mut self.commons);
+        }
+        self.watch(i);
+        if self.links[i].session.as_ref().is_some_and(|s| s.ended.is_some()) {
+            self.end(i);
+        }
+    }
+
+    fn end(&mut self, i: usize) {
+        self.links[i].end(self.own.node, &mut self.commons);
+        self.due = Time::ZERO;
+    }
+
+    fn accept_some(&mut self) {
+        for _ in 0..ACCEPTS_MAX {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => {
+                    tracing::warn!(error = %e, "cannot accept connections for now");
+                    let _ = self.epoll.modify(&self.listener, LISTENER, Readiness::NONE);
+                    self.accept_at = Some(self.commons.now + ACCEPT_AGAIN_AFTER);
+                    self.due = Time::ZERO;
+                    return;
+                }
+                // Of a connection that broke before it was accepted.
+                Err(_) => continue,
+            };
+            self.greet(stream);
+        }
+    }
+
+    fn greet(&mut self, stream: TcpStream) {
+        let vacant = self.pending.iter().position(Option::is_none);
+        let oldest = || {
+            let deadline = |i: &usize| self.pending[*i].as_ref().map_or(Time::MAX, |half| half.deadline);
+            (0..PENDING_MAX).min_by_key(deadline)
+        };
+        let Some(i) = vacant.or_else(oldest) else { return };
+        let prepared = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
+        let Ok(nonce) = prepared.and_then(|()| key::random()) else { return };
+        if self.epoll.add(&stream, PENDING | i as u64, Readiness::READ).is_err() {
+            return;
+        }
+        self.pending[i] = Some(Half::accepted(stream, nonce, self.commons.now));
+        self.due = Time::ZERO;
+    }
+
+    fn advance_pending(&mut self, i: usize) {
+        let Some(mut half) = self.pending[i].take() else { return };
+        let (own, links, index) = (&self.own, &self.links, &self.index);
+        let floor = |node: NodeId| {
+            let link = &links[index.get(node.0 as usize).copied().flatten()? as usize];
+            (!link.dials).then_some(link.floor)
+        };
+        match half.advance(own, &floor) {
+            Progress::Waits => self.pending[i] = Some(half),
+            Progress::Stands { peer, incarnation } => self.stand(half, peer, incarnation),
+            Progress::Ended { peer, state } => {
+                let known = peer.and_then(|peer| self.find(peer)).filter(|i| !self.links[*i].dials);
+                if let (Some(i), Some(state)) = (known, state) {
+                    self.trouble(i, state);
+                }
+            }
+        }
+    }
+
+    fn trouble(&mut self, i: usize, state: LinkState) {
+        self.links[i].trouble(state, &mut self.commons);
+    }
+
+    fn advance_dial(&mut self, i: usize) {
+        let Some(mut half) = self.links[i].dial.take() else { return };
+        let dialling = half.is_dialling();
+        let (peer, lowest) = (self.links[i].peer, self.links[i].floor);
+        match half.advance(&self.own, &|node| (node == peer).then_some(lowest)) {
+            Progress::Waits => {
+                let heard = !dialling || self.epoll.modify(half.stream(), DIAL | i as u64, Readiness::READ).is_ok();
+                if heard {
+                    self.links[i].dial = Some(half);
+                } else {
+                    self.dial_failed(i);
+                }
+            }
+            Progress::Stands { peer, incarnation } => self.stand(half, peer, incarnation),
+            Progress::Ended { state, .. } => {
+                self.dial_failed(i);
+                if let Some(state) = state {
+                    self.trouble(i, state);
+                }
+            }
+        }
+    }
+
+    fn dial_failed(&mut self, i: usize) {
+        self.links[i].dial_failed(self.own.node, self.commons.now);
+        self.due = Time::ZERO;
+    }
+
+    /// A proven connection: it takes the place of an earlier one, which the peer must have given up.
+    fn stand(&mut self, half: Half, peer: NodeId, incarnation: Incarnation) {
+        let Some(i) = self.find(peer) else { return };
+        self.end(i);
+        let (stream, rest) = half.into_parts();
+        if self.epoll.modify(&stream, SESSION | i as u64, Readiness::READ).is_err() {
+            return self.dial_failed(i);
+        }
+        self.sessions += 1;
+        let now = self.commons.now;
+        let mut session = Session::new(stream, peer, incarnation, self.sessions, &rest, now);
+        self.commons.ready.push_back(Completion::Up { peer, session: self.sessions, incarnation });
+        session.resume(&mut self.commons);
+        self.links[i].stands(session);
+        self.watch(i);
+        self.due = Time::ZERO;
+    }
+
+    fn dial(&mut self, i: usize) {
+        let link = &self.links[i];
+        let half = connect(link.address).and_then(|stream| {
+            self.epoll.add(&stream, DIAL | i as u64, Readiness::WRITE)?;
+            Ok(Half::dialled(stream, &self.own, link.peer, key::random()?, self.commons.now))
+        });
+        match half {
+            Ok(half) => self.links[i].dial = Some(half),
+            Err(_) => self.links[i].dial_failed(self.own.node, self.commons.now),
+        }
+    }
+
+    /// Does what is due, and finds out when something will be.
+    fn tick(&mut self) {
+        let now = self.commons.now;
+        if self.accept_at.is_some_and(|at| now >= at) {
+            self.accept_at = None;
+            let _ = self.epoll.modify(&self.listener, LISTENER, Readiness::READ);
+        }
+        for half in &mut self.pending {
+            half.take_if(|half| now >= half.deadline);
+        }
+        let mut due = self.accept_at.unwrap_or(Time::MAX);
+        due = self.pending.iter().flatten().map(|half| half.deadline).fold(due, Time::min);
+        for i in 0..self.links.len() {
+            due = due.min(self.tick_link(i, now));
+        }
+        self.due = due;
+    }
+
+    fn tick_link(&mut self, i: usize, now: Time) -> Time {
+        if let Some(at) = self.tick_session(i, now) {
+            return at;
+        }
+        let link = &mut self.links[i];
+        if link.dial.as_ref().is_some_and(|half| now >= half.deadline) {
+            link.dial_failed(self.own.node, now);
+        }
+        if link.dials && link.dial.is_none() && now >= link.dial_at {
+            self.dial(i);
+        }
+        if self.links[i].cut_at(self.link_down_after).is_some_and(|at| now >= at) {
+            self.trouble(i, LinkState::Cut);
+        }
+        let link = &self.links[i];
+        let dial_at = link.dial.as_ref().map_or(if link.dials { link.dial_at } else { Time::MAX }, |d| d.deadline);
+        dial_at.min(link.cut_at(self.link_down_after).unwrap_or(Time::MAX))
+    }
+
+    /// When the session of a link has something due; `None`: it has no session.
+    fn tick_session(&mut self, i: usize, now: Time) -> Option<Time> {
+        let session = self.links[i].session.as_mut()?;
+        if now >= session.heard + self.link_down_after {
+            // It may be we who were not at work: look before judging.
+            session.receive(&mut self.commons);
+            if session.is_stalled() {
+                session.heard = now;
+            }
+            if session.ended.is_some() || now >= session.heard + self.link_down_after {
+                self.end(i);
+                return None;
+            }
+        }
+        let session = self.links[i].session.as_mut()?;
+        if now >= session.said + self.heartbeat_every {
+            session.heartbeat(&mut self.commons);
+        }
+        self.watch(i);
+        if self.links[i].session.as_ref().is_some_and(|s| s.ended.is_some()) {
+            self.end(i);
+            return None;
+        }
+        let session = self.links[i].session.as_ref()?;
+        Some((session.heard + self.link_down_after).min(session.said + self.heartbeat_every))
+    }
+
+    fn tell(&mut self, done: &mut Vec<Completion>) {
+        let room = (done.capacity() - done.len()).max(1);
+        for _ in 0..room {
+            let Some(completion) = self.commons.ready.pop_front() else { break };
+            match completion {
+                Completion::Sent { peer, .. } | Completion::Failed { peer, .. } => {
+                    let i = self.find(peer);
+                    i.into_iter().for_each(|i| self.links[i].posted -= 1);
+                }
+                Completion::Up { peer, session, .. } => self.told(peer, session),
+                _ => {}
+            }
+            done.push(completion);
+        }
+    }
+
+    /// The driver knows of a session, so that it may post.
+    fn told(&mut self, peer: NodeId, number: u64) {
+        let link = self.find(peer).and_then(|i| self.links[i].session.as_mut());
+        if let Some(session) = link.filter(|session| session.number == number) {
+            session.told = true;
+        }
+    }
+}
+
+/// A connection under way.
+fn connect(address: SocketAddr) -> Result<TcpStream, std::io::Error> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// # Panics
+/// If the descriptor is not as [`Caps`] and [`Desc`] say.
+fn check(desc: &Desc<'_>) -> Pieces {
+    let pieces = Pieces::new(desc.pieces);
+    assert!(desc.head.len() <= HEAD_BYTES_MAX, "a head of at most {HEAD_BYTES_MAX} bytes");
+    let whole = desc.head.len() as u64 + pieces.len_bytes();
+    assert!(desc.bulk || whole <= FRAME_BYTES_MAX as u64, "a message within caps");
+    assert!(!desc.bulk || pieces.len_bytes() <= LOAN_BYTES_MAX as u64, "a bulk message within caps");
+    pieces
+}
+
+impl Fabric for TcpFabric {
+    fn caps(&self) -> Caps {
+        Caps {
+            message_bytes_max: FRAME_BYTES_MAX,
+            bulk_bytes_max: LOAN_BYTES_MAX as u64,
+            posted_max: MESSAGES_POSTED_MAX,
+            zero_copy: true,
+            bulk_in_place: false,
+        }
+    }
+
+    fn attach(&mut self, map: &Arc<Mapping>) -> RegionKey {
+        self.commons.regions.attach(map)
+    }
+
+    fn detach(&mut self, region: RegionKey) {
+        self.commons.regions.detach(region);
+    }
+
+    fn post_send(&mut self, peer: NodeId, batch: &[Desc<'_>]) -> usize {
+        let Some(i) = self.find(peer) else { return 0 };
+        let link = &mut self.links[i];
+        let room = MESSAGES_POSTED_MAX - link.posted;
+        let Some(session) = link.session.as_mut().filter(|s| s.told && s.ended.is_none()) else { return 0 };
+        let mut accepted = 0;
+        for desc in batch.iter().take(room) {
+            if !session.post(desc, check(desc), &mut self.commons) {
+                break;
+            }
+            accepted += 1;
+        }
+        link.posted += accepted;
+        if accepted > 0 {
+            session.flush(&mut self.commons);
+            self.watch(i);
+        }
+        accepted
+    }
+
+    fn post_recv(&mut self, free: &[Piece]) -> usize {
+        for piece in free {
+            assert!(piece.len_bytes >= FRAME_BYTES_MAX, "a posted buffer holds any message");
+            self.commons.regions.hold(*piece);
+            self.commons.free.push_back(*piece);
+        }
+        free.len()
+    }
+
+    fn accept(&mut self, peer: NodeId, token: u64, into: Piece) {
+        let known = self.find(peer).is_some_and(|i| {
+            let Some(session) = &mut self.links[i].session else { return false };
+            let known = session.accept(token, into, &mut self.commons);
+            self.watch(i);
+            known
+        });
+        if !known {
+            fail_late(&mut self.commons.ready, peer, token, into);
+        }
+    }
+
+    fn refuse(&mut self, peer: NodeId, token: u64) {
+        let Some(i) = self.find(peer) else { return };
+        let Some(session) = &mut self.links[i].session else { return };
+        session.refuse(token, &mut self.commons);
+        self.watch(i);
+    }
+
+    fn poll(&mut self, now: Time, done: &mut Vec<Completion>) {
+        self.commons.now = now;
+        if self.commons.ready.len() < (done.capacity() - done.len()).max(1) {
+            self.work();
+        }
+        self.tell(done);
+    }
+
+    fn waiter(&self) -> Waiter<'_> {
+        Waiter::Fd(self.epoll.as_fd())
+    }
+
+    /// The epoll is level-triggered, so it always tells of sockets; what does not stand in a socket is asked for here.
+    fn arm(&mut self) -> Armed {
+        let to_do = |s: &Session| s.ended.is_some() || s.may_resume(&self.commons);
+        let waiting = || self.links.iter().filter_map(|link| link.session.as_ref()).any(to_do);
+        if (self.uneasy && waiting()) || !self.commons.ready.is_empty() { Armed::MoreToDo } else { Armed::Armed }
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        (self.due != Time::MAX).then_some(self.due)
+    }
+
+    fn fence(&mut self, peer: NodeId, incarnation: Incarnation) {
+        let Some(i) = self.find(peer) else { return };
+        let link = &mut self.links[i];
+        link.floor = link.floor.max(Incarnation(incarnation.0.saturating_add(1)));
+        if link.session.as_ref().is_some_and(|s| s.incarnation <= incarnation) {
+            self.end(i);
+        }
+    }
+}

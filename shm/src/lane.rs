@@ -1,0 +1,311 @@
+//! Lanes: A to B is one single-producer single-consumer ring of 128-byte slots in A's memory; what B has consumed
+//! stands in B's. A slot is taken iff its sequence is the next one, from whatever memory it comes.
+//!
+//! Key types: [`LaneWriter`] and [`LaneReader`], the private state of either end. Neighbours: `side` (the words),
+//! `doorbell` (how a sleeping reader learns). Source: `abi::slot`, and the bare ring of `bare::shm_copy`.
+
+use abi::limits::LANE_SLOTS;
+use abi::slot::{self, Head, SlotCopy, WORDS};
+use abi::{Corrupt, Endpoint, side};
+
+use crate::side::{OwnSide, PeerSide};
+use crate::sync::{Ordering, fence};
+
+const fn slot_at(sequence: u64) -> usize {
+    side::LANE + (sequence % LANE_SLOTS) as usize * WORDS
+}
+
+/// The fence between what was written and what is looked at next: a publication and the peer's attending flag, a
+/// cleared flag and the peer's lane, a withdrawal mark and the peer's counters.
+///
+/// Pairs with: itself in the other process. Of two that each write, fence and look, at least one sees the other's.
+/// Checked by loom, which models SeqCst fences (`shm/tests/loom.rs`).
+#[inline]
+pub fn look_again() {
+    // Pairs with: the same fence in the peer.
+    fence(Ordering::SeqCst);
+}
+
+/// The sender's end of a lane.
+#[derive(Clone, Copy, Debug)]
+pub struct LaneWriter {
+    next: u64,
+    consumed: u64,
+    /// What the peer's earlier memories said of `taking`: a proxy's successor does not know what had left.
+    taking: u64,
+}
+
+/// What became of a withdrawal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Withdrawal {
+    /// It will never be delivered.
+    Withdrawn,
+    /// It had been taken.
+    Taken,
+    /// The receiver is in the middle of it, or it has left this node: ask again, or give up.
+    Undecided,
+}
+
+impl Default for LaneWriter {
+    fn default() -> Self {
+        LaneWriter::from_sequence(0)
+    }
+}
+
+impl LaneWriter {
+    /// A writer whose first slot is `next`; all before it are consumed.
+    pub const fn from_sequence(next: u64) -> Self {
+        LaneWriter { next, consumed: next, taking: 0 }
+    }
+
+    /// Sequence of the slot that is published next.
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The highest consumed counter seen. A lower mirror is old, not corrupt; a higher one than was published is.
+    #[inline]
+    pub fn consumed(&mut self, peer: &PeerSide) -> Result<u64, Corrupt> {
+        let claim = peer.consumed();
+        if claim > self.next {
+            return Err(Corrupt::new("more consumed than was published", claim));
+        }
+        self.consumed = self.consumed.max(claim);
+        Ok(self.consumed)
+    }
+
+    /// The highest consumed counter seen so far, without a look at the peer's memory.
+    pub const fn consumed_seen(&self) -> u64 {
+        self.consumed
+    }
+
+    /// Whether one more slot fits. Cost: reads the peer's counter only when the lane looks full.
+    #[inline]
+    pub fn has_room(&mut self, peer: &PeerSide) -> Result<bool, Corrupt> {
+        if self.next - self.consumed < LANE_SLOTS {
+            return Ok(true);
+        }
+        Ok(self.next - self.consumed(peer)? < LANE_SLOTS)
+    }
+
+    /// Publishes a slot; its lap and sequence are set here. The caller has asked for room.
+    ///
+    /// Cost: 16 stores to two cache lines of our own. Returns the slot's sequence.
+    #[inline]
+    pub fn publish(&mut self, own: &OwnSide, message: &mut SlotCopy) -> u64 {
+        debug_assert!(self.next - self.consumed < LANE_SLOTS);
+        let sequence = self.next;
+        message.sequence = sequence;
+        message.head.lap = slot::lap(sequence);
+        write(own, slot_at(sequence), message);
+        self.next = sequence + 1;
+        sequence
+    }
+
+    /// Takes a published withdrawable slot back, if the receiver has not got it.
+    ///
+    /// Two-process consensus on read/write words cannot always be decided without waiting: see [`Withdrawal::Undecided`].
+    /// One outcome is kept: ask before a later withdrawable slot may have been taken, or stay undecided.
+    pub fn withdraw(&mut self, own: &OwnSide, peer: &PeerSide, sequence: u64) -> Result<Withdrawal, Corrupt> {
+        debug_assert!(sequence < self.next, "withdrawn before it was published");
+        // What is known to be consumed is not marked: its place may hold a later slot.
+        if self.consumed <= sequence {
+            let words = own.words();
+            let at = slot_at(sequence);
+            // Relaxed: our own word.
+            let head = words.load(at, Ordering::Relaxed);
+            // Pairs with: `LaneReader::take` second head load, through the fences on both sides.
+            words.store(at, head | (slot::WITHDRAWN as u64) << 40, Ordering::Release);
+            look_again();
+        }
+        if self.consumed(peer)? > sequence {
+            let outcome = peer.outcome();
+            return Ok(match outcome.wrapping_sub((sequence + 1) * 2) {
+                0 => Withdrawal::Withdrawn,
+                1 => Withdrawal::Taken,
+                // A mirror that has not got it yet, or the outcome of a later slot.
+                _ => Withdrawal::Undecided,
+            });
+        }
+        Ok(if self.may_have_left(peer, sequence) { Withdrawal::Undecided } else { Withdrawal::Withdrawn })
+    }
+
+    /// Whether the slot of `sequence` may be in the receiver's hands or on its way to another node.
+    pub fn may_have_left(&self, peer: &PeerSide, sequence: u64) -> bool {
+        self.taking.max(peer.taking()) > sequence
+    }
+
+    /// The peer's side is replaced: remembers what `old` said.
+    pub fn leave(&mut self, old: &PeerSide) {
+        self.taking = self.taking.max(old.taking());
+        self.consumed = self.consumed.max(old.consumed().min(self.next));
+    }
+}
+
+/// Writes a slot: the body first, the head with release.
+#[inline]
+fn write(own: &OwnSide, at: usize, message: &SlotCopy) {
+    let values = message.to_words();
+    let words = own.words();
+    for (index, value) in values.iter().enumerate().skip(1) {
+        // Relaxed: ordered by the release store of the head.
+        words.store(at + index, *value, Ordering::Relaxed);
+    }
+    // Pairs with: `read` head load (Acquire) in the peer.
+    words.store(at, values[0], Ordering::Release);
+}
+
+/// Reads the slot at `at` if its head carries `lap`. Each word once.
+#[inline]
+fn read(peer: &PeerSide, at: usize, lap: u32) -> Option<[u64; WORDS]> {
+    let words = peer.words();
+    // Pairs with: `write` head store (Release). The body is there when the lap is right.
+    let head = words.load(at, Ordering::Acquire);
+    if head as u32 != lap {
+        return None;
+    }
+    let mut values = [0; WORDS];
+    values[0] = head;
+    for (index, value) in values.iter_mut().enumerate().skip(1) {
+        // Relaxed: ordered by the acquire load of the head.
+        *value = words.load(at + index, Ordering::Relaxed);
+    }
+    Some(values)
+}
+
+/// The receiver's end of a lane.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LaneReader {
+    next: u64,
+}
+
+/// What stood at the front of a lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Take {
+    Empty,
+    /// A message; it counts as taken.
+    Message(SlotCopy),
+    /// A slot that its sender had withdrawn; its extent, if it has one, goes home. Look again.
+    Skipped(SlotCopy),
+}
+
+impl LaneReader {
+    /// A reader that has consumed all below `next`.
+    pub const fn from_sequence(next: u64) -> Self {
+        LaneReader { next }
+    }
+
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Whether a slot is there, without taking it. Cost: one load.
+    #[inline]
+    pub fn is_pending(&self, peer: &PeerSide) -> bool {
+        // Relaxed: a hint; `take` loads again with acquire.
+        peer.words().load(slot_at(self.next), Ordering::Relaxed) as u32 == slot::lap(self.next)
+    }
+
+    /// How many slots in a row are published from the front on.
+    pub fn pending(&self, peer: &PeerSide) -> u64 {
+        (0..LANE_SLOTS)
+            .take_while(|ahead| {
+                let sequence = self.next + ahead;
+                // Pairs with: `write` head store (Release), for who reads the slots after this.
+                let head = peer.words().load(slot_at(sequence), Ordering::Acquire);
+                head as u32 == slot::lap(sequence)
+            })
+            .count() as u64
+    }
+
+    /// Takes the slot at the front: copied out, checked, counted as consumed, in this order.
+    ///
+    /// Errors: `Corrupt` when head, sequence or source are not what this lane must carry; nothing is consumed then.
+    #[inline]
+    pub fn take(&mut self, own: &OwnSide, peer: &PeerSide, source: Endpoint) -> Result<Take, Corrupt> {
+        let at = slot_at(self.next);
+        let Some(values) = read(peer, at, slot::lap(self.next)) else { return Ok(Take::Empty) };
+        let message = SlotCopy::from_words(&values)?;
+        check(&message, self.next, source)?;
+        let words = own.words();
+        let withdrawn = if message.head.has(slot::WITHDRAWABLE) {
+            // Relaxed: the fence orders it before the second look at the mark.
+            words.store(side::TAKING, self.next + 1, Ordering::Relaxed);
+            look_again();
+            // Pairs with: `LaneWriter::withdraw` head store.
+            let mark = peer.words().load(at, Ordering::Acquire);
+            let withdrawn = (mark >> 40) as u8 & slot::WITHDRAWN != 0;
+            // Relaxed: released by the consumed counter below.
+            words.store(side::OUTCOME, (self.next + 1) * 2 + !withdrawn as u64, Ordering::Relaxed);
+            withdrawn
+        } else {
+            message.head.has(slot::WITHDRAWN)
+        };
+        self.next += 1;
+        // Pairs with: `PeerSide::consumed` CONSUMED load. The slot has been read out and may be written again.
+        words.store(side::CONSUMED, self.next, Ordering::Release);
+        Ok(if withdrawn { Take::Skipped(message) } else { Take::Message(message) })
+    }
+
+    /// Reads the slot of `sequence` without consuming it: a courier's look. `None` when it is not published.
+    pub fn peek(peer: &PeerSide, sequence: u64, source: Endpoint) -> Result<Option<SlotCopy>, Corrupt> {
+        let Some(values) = read(peer, slot_at(sequence), slot::lap(sequence)) else { return Ok(None) };
+        let message = SlotCopy::from_words(&values)?;
+        check(&message, sequence, source)?;
+        Ok(Some(message))
+    }
+}
+
+fn check(message: &SlotCopy, sequence: u64, source: Endpoint) -> Result<(), Corrupt> {
+    if message.sequence != sequence {
+        return Err(Corrupt::new("slot of another sequence", message.sequence));
+    }
+    if message.source != source.to_word() {
+        return Err(Corrupt::new("slot of another source", message.source));
+    }
+    if message.head.kind == slot::Kind::Reply {
+        return Err(Corrupt::new("reply on a lane", sequence));
+    }
+    Ok(())
+}
+
+/// For couriers: the mirrored lane, written out of order and published in order.
+impl OwnSide {
+    /// Writes the slot of `sequence` as it came over the wire; `head` decides its flags. The reader may take it at once.
+    pub fn publish_mirrored(&self, message: &SlotCopy) {
+        write(self, slot_at(message.sequence), message);
+    }
+
+    /// Marks a mirrored slot as withdrawn by its sender.
+    pub fn mark_withdrawn(&self, sequence: u64) {
+        let at = slot_at(sequence);
+        // Relaxed: our own word.
+        let head = self.words().load(at, Ordering::Relaxed);
+        if head as u32 == slot::lap(sequence) {
+            // Pairs with: `LaneReader::take` second head load.
+            self.words().store(at, head | (slot::WITHDRAWN as u64) << 40, Ordering::Release);
+        }
+    }
+
+    /// Says that slots below `end` may have left this node: a later withdrawal of one is undecided.
+    pub fn set_taking(&self, end: u64) {
+        // Relaxed: followed by `look_again` before the marks are read.
+        self.words().store(side::TAKING, end, Ordering::Relaxed);
+    }
+}
+
+/// Byte offset of a slot within its side, for couriers that send it from where it is.
+pub const fn slot_offset_bytes(sequence: u64) -> usize {
+    slot_at(sequence) * 8
+}
+
+/// The flags of a published slot as they are now.
+pub fn flags_now(peer: &PeerSide, sequence: u64) -> u8 {
+    // Pairs with: `LaneWriter::withdraw` head store, through the fence before this call.
+    (peer.words().load(slot_at(sequence), Ordering::Acquire) >> 40) as u8
+}
+
+/// A head for a fresh message; lap and length are set later.
+pub const fn head(kind: slot::Kind, flags: u8) -> Head {
+    Head { lap: 0, kind, flags, len: 0 }
+}

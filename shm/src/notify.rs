@@ -1,0 +1,78 @@
+//! Notifications: pairs of counters. The source raises (+1 each time), the receiver remembers what it has seen;
+//! unequal means pending. No raise is ever lost, and mirroring the counters over a wire is idempotent.
+
+use abi::limits::NOTIFY_BITS;
+use abi::side::{RAISED, RAISED_WORDS, RAISES, SEEN};
+
+use crate::side::{OwnSide, PeerSide};
+use crate::sync::Ordering;
+
+/// Raises every bit set in `bits`. Cost: a store for each bit and one more.
+#[inline]
+pub fn raise(own: &OwnSide, bits: u32) {
+    let words = own.words();
+    let mut left = bits;
+    while left != 0 {
+        let bit = left.trailing_zeros() as usize;
+        left &= left - 1;
+        // Relaxed: our own word.
+        let raised = words.load(RAISED + bit, Ordering::Relaxed) + 1;
+        // Pairs with: `take` RAISED load. What was written before the raise is there when the bit is handed out.
+        words.store(RAISED + bit, raised, Ordering::Release);
+    }
+    // Relaxed: our own word.
+    let raises = words.load(RAISES, Ordering::Relaxed) + 1;
+    // Pairs with: `raises` RAISES load. The counters were raised before.
+    words.store(RAISES, raises, Ordering::Release);
+}
+
+/// How often the peer has raised anything. Cost: one load of a line that changes only then.
+#[inline]
+pub fn raises(peer: &PeerSide) -> u64 {
+    // Pairs with: `raise` and `mirror` RAISES store.
+    peer.words().load(RAISES, Ordering::Acquire)
+}
+
+/// The pending bits, which count as seen from now on.
+pub fn take(own: &OwnSide, peer: &PeerSide) -> u32 {
+    let mut bits = 0;
+    for bit in 0..NOTIFY_BITS {
+        // Pairs with: `raise` and `mirror` RAISED store; the count may not tell of this raise yet.
+        let raised = peer.words().load(RAISED + bit, Ordering::Acquire);
+        // Relaxed: our own word.
+        if raised > own.words().load(SEEN + bit, Ordering::Relaxed) {
+            // Relaxed: read by ourselves alone; stored before the bits are handed out.
+            own.words().store(SEEN + bit, raised, Ordering::Relaxed);
+            bits |= 1 << bit;
+        }
+    }
+    bits
+}
+
+/// All counters, for a courier.
+pub fn counters(peer: &PeerSide) -> (u64, [u64; RAISED_WORDS]) {
+    let raises = raises(peer);
+    let mut counters = [0; RAISED_WORDS];
+    for (bit, counter) in counters.iter_mut().enumerate() {
+        // Pairs with: `raise` RAISED store; `raises` above makes none older than the count.
+        *counter = peer.words().load(RAISED + bit, Ordering::Acquire);
+    }
+    (raises, counters)
+}
+
+/// Mirrors counters that a courier brought. Idempotent, and never goes back.
+pub fn mirror(own: &OwnSide, raises: u64, counters: &[u64; RAISED_WORDS]) {
+    let words = own.words();
+    for (bit, counter) in counters.iter().enumerate() {
+        // Relaxed: our own word.
+        if *counter > words.load(RAISED + bit, Ordering::Relaxed) {
+            // Pairs with: `take` RAISED load.
+            words.store(RAISED + bit, *counter, Ordering::Release);
+        }
+    }
+    // Relaxed: our own word.
+    if raises > words.load(RAISES, Ordering::Relaxed) {
+        // Pairs with: `raises` RAISES load.
+        words.store(RAISES, raises, Ordering::Release);
+    }
+}

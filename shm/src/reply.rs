@@ -1,0 +1,88 @@
+//! Replies: a two-entry ring per pair, apart from the lane, so that a reply never stands behind posted messages.
+//!
+//! The entry of call `c` is `c % 2`; its lap is the call id. A client takes only its current call, so an entry of an
+//! older one may be overwritten: a reply never waits for room, and a late one never answers the next call.
+
+use abi::limits::REPLY_SLOTS;
+use abi::slot::{Kind, SlotCopy, WORDS};
+use abi::{Corrupt, Endpoint, side};
+
+use crate::side::{OwnSide, PeerSide};
+use crate::sync::Ordering;
+
+const fn entry(call: u32) -> usize {
+    side::REPLIES + (call as u64 % REPLY_SLOTS) as usize * WORDS
+}
+
+/// Publishes the reply to `message.call`.
+///
+/// Unlike a lane's slot, the entry may be under somebody's eyes: a courier may read an older reply, which its client
+/// gave up, while this one replaces it. So the head is taken away first, and who reads looks at it again.
+#[inline]
+pub fn publish(own: &OwnSide, message: &mut SlotCopy) {
+    message.head.lap = message.call;
+    let (words, at) = (own.words(), entry(message.call));
+    let values = message.to_words();
+    // Relaxed: ordered before the new body by its release stores.
+    words.store(at, 0, Ordering::Relaxed);
+    for (index, value) in values.iter().enumerate().skip(1) {
+        // Pairs with: `copy` body loads. Who sees a word of this body sees that the older head is gone.
+        words.store(at + index, *value, Ordering::Release);
+    }
+    // Pairs with: `copy` first head load. The body is whole when the lap is right.
+    words.store(at, values[0], Ordering::Release);
+}
+
+/// Copies the entry of `call` out, each word once; `None` when it is not there or is just being replaced.
+#[inline]
+fn copy(peer: &PeerSide, call: u32) -> Option<[u64; WORDS]> {
+    let (words, at) = (peer.words(), entry(call));
+    // Pairs with: `publish` last head store.
+    let head = words.load(at, Ordering::Acquire);
+    if head as u32 != call {
+        return None;
+    }
+    let mut values = [head; WORDS];
+    for (index, value) in values.iter_mut().enumerate().skip(1) {
+        // Pairs with: `publish` body stores. They also keep the second look at the head behind them.
+        *value = words.load(at + index, Ordering::Acquire);
+    }
+    // Relaxed: ordered by the acquire loads of the body.
+    (words.load(at, Ordering::Relaxed) == head).then_some(values)
+}
+
+/// Whether the reply to `call` is published in our own ring.
+pub fn is_published(own: &OwnSide, call: u32) -> bool {
+    // Relaxed: our own word.
+    own.words().load(entry(call), Ordering::Relaxed) as u32 == call
+}
+
+/// The reply to `call`, if it is there. Nothing is marked: taking it is the client's affair.
+#[inline]
+pub fn read(peer: &PeerSide, call: u32, source: Endpoint) -> Result<Option<SlotCopy>, Corrupt> {
+    let Some(values) = copy(peer, call) else { return Ok(None) };
+    let message = SlotCopy::from_words(&values)?;
+    if message.head.kind != Kind::Reply || message.call != call {
+        return Err(Corrupt::new("reply to another call", message.call as u64));
+    }
+    if message.source != source.to_word() {
+        return Err(Corrupt::new("reply of another source", message.source));
+    }
+    Ok(Some(message))
+}
+
+/// The newest reply in the peer's ring with a call id above `after`: a courier's look.
+pub fn newest(peer: &PeerSide, after: u32, source: Endpoint) -> Result<Option<SlotCopy>, Corrupt> {
+    let mut newest = None;
+    let mut above = after;
+    for index in 0..REPLY_SLOTS as usize {
+        // Relaxed: a hint; `read` loads again with acquire.
+        let call = peer.words().load(side::REPLIES + index * WORDS, Ordering::Relaxed) as u32;
+        if call > above && call as u64 % REPLY_SLOTS == index as u64 {
+            // One that is being replaced is found at the next look, for which its writer rings.
+            newest = read(peer, call, source)?.or(newest);
+            above = newest.map_or(above, |reply: SlotCopy| reply.call);
+        }
+    }
+    Ok(newest)
+}

@@ -1,0 +1,54 @@
+//! Returned extents: a ring of tokens in the receiver's memory, with as many entries as extents may be out, so that
+//! dropping a view never waits.
+
+use abi::Corrupt;
+use abi::limits::EXTENTS_PER_PAIR_MAX;
+use abi::side::{RETURNS, RETURNS_TAIL};
+
+use crate::side::{OwnSide, PeerSide};
+use crate::sync::Ordering;
+
+/// Gives an extent back: its token, and the low 32 bits of the memory it lies in, so that a proxy's successor is not
+/// given its predecessor's extents.
+pub fn give(own: &OwnSide, token: u32, memory: u32) {
+    let words = own.words();
+    // Relaxed: our own word.
+    let tail = words.load(RETURNS_TAIL, Ordering::Relaxed);
+    let at = RETURNS + (tail % EXTENTS_PER_PAIR_MAX) as usize;
+    // Relaxed: released by the tail below.
+    words.store(at, token as u64 | (memory as u64) << 32, Ordering::Relaxed);
+    // Pairs with: `Returns::next` RETURNS_TAIL load. The entry was written, the view read to its end, before.
+    words.store(RETURNS_TAIL, tail + 1, Ordering::Release);
+}
+
+/// The owner's end: what it has read of the peer's ring.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Returns {
+    head: u64,
+}
+
+impl Returns {
+    /// Starts behind all that the peer has given back so far.
+    pub fn from_now(peer: &PeerSide) -> Returns {
+        // Pairs with: `give` RETURNS_TAIL store.
+        Returns { head: peer.words().load(RETURNS_TAIL, Ordering::Acquire) }
+    }
+
+    /// The next returned token and its memory. A claim: the caller checks that it is out.
+    pub fn next(&mut self, peer: &PeerSide) -> Result<Option<(u32, u32)>, Corrupt> {
+        // Pairs with: `give` RETURNS_TAIL store.
+        let tail = peer.words().load(RETURNS_TAIL, Ordering::Acquire);
+        if tail == self.head {
+            return Ok(None);
+        }
+        if tail.wrapping_sub(self.head) > EXTENTS_PER_PAIR_MAX {
+            return Err(Corrupt::new("more extents returned than can be out", tail));
+        }
+        let at = RETURNS + (self.head % EXTENTS_PER_PAIR_MAX) as usize;
+        // Relaxed: ordered by the acquire load of the tail.
+        let entry = peer.words().load(at, Ordering::Relaxed);
+        // Wrapping: `from_now` may have begun at any claim.
+        self.head = self.head.wrapping_add(1);
+        Ok(Some((entry as u32, (entry >> 32) as u32)))
+    }
+}
