@@ -49,9 +49,9 @@ pub struct Head {
     pub len: u16,
 }
 
-/// The lap that the slot of `sequence` carries: never 0, so that fresh memory is no message.
+/// The lap that the slot of `sequence` carries: never 0, so that fresh memory is no message, also after it has wrapped.
 pub const fn lap(sequence: u64) -> u32 {
-    ((sequence / LANE_SLOTS) as u32).wrapping_add(1)
+    ((sequence / LANE_SLOTS) % u32::MAX as u64) as u32 + 1
 }
 
 impl Head {
@@ -214,5 +214,7 @@ mod tests {
         assert_eq!(lap(0), 1);
         assert_eq!(lap(LANE_SLOTS - 1), 1);
         assert_eq!(lap(LANE_SLOTS), 2);
+        let last = LANE_SLOTS * u32::MAX as u64;
+        assert_eq!((lap(last - 1), lap(last), lap(last + LANE_SLOTS)), (u32::MAX, 1, 2), "it wraps past 0");
     }
 }

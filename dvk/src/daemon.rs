@@ -21,6 +21,9 @@ use crate::error::{Errno, Unavailable};
 
 const ANSWER_WAIT: Duration = Duration::from_millis(INTRODUCTION_WAIT_MS);
 
+const SEGMENT_TRIES: u32 = 500;
+const SEGMENT_PAUSE: Duration = Duration::from_micros(200);
+
 /// A connection that has been welcomed.
 pub struct Daemon {
     socket: OwnedFd,
@@ -251,9 +254,18 @@ fn ask(socket: &OwnedFd, request: Request) -> Result<(Reply, Vec<OwnedFd>), Unav
 
 impl Host for Daemon {
     fn map_segment(&mut self, memory: u32, segment: u32) -> Result<Arc<Mapping>, Unavailable> {
-        let (Reply::Segment { len_bytes, .. }, fds) = self.ask(Request::MapSegment { memory, segment })? else {
-            return Err(Unavailable::Broken);
+        let mut tries = 0;
+        let (reply, fds) = loop {
+            match self.ask(Request::MapSegment { memory, segment }) {
+                // The daemon has not heard yet that the segment is in use: it will in a moment.
+                Err(Unavailable::Refused(Refusal::NotReady)) if tries < SEGMENT_TRIES => {
+                    tries += 1;
+                    std::thread::sleep(SEGMENT_PAUSE);
+                }
+                answer => break answer?,
+            }
         };
+        let Reply::Segment { len_bytes, .. } = reply else { return Err(Unavailable::Broken) };
         let fd = fds.first().ok_or(Unavailable::Broken)?;
         Mapping::shared(fd.as_fd(), 0, len_bytes as usize, Access::ReadOnly).map_err(no_memory)
     }

@@ -103,6 +103,8 @@ pub(crate) struct Peer {
     pub(crate) returns: Returns,
     pub(crate) out: Outstanding,
     pub(crate) end: Option<End>,
+    /// The slot at the front names an extent that cannot be had: its proxy is gone, and a successor will bring it again.
+    pub(crate) stalled: bool,
     /// The last call of theirs that we answered with an extent that may not have been taken.
     pub(crate) replied: Option<(u32, u32)>,
 }
@@ -129,7 +131,7 @@ impl Peer {
             Some(End::Dead { slots }) => self.reader.next() < slots,
             Some(End::NodeDead) => false,
         };
-        valid && self.reader.is_pending(&self.side)
+        valid && !self.stalled && self.reader.is_pending(&self.side)
     }
 
     /// Whether the peer has raised bits that were not seen. A dead notifier's bits are cleared.

@@ -25,17 +25,6 @@ pub fn note_signals() -> Result<()> {
     Ok(())
 }
 
-/// Runs `then` on a thread of its own at the first such signal.
-pub fn on_signal(then: impl FnOnce() + Send + 'static) -> Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals")?;
-    std::thread::spawn(move || {
-        if signals.forever().next().is_some() {
-            then();
-        }
-    });
-    Ok(())
-}
-
 /// An error once a signal came.
 pub fn check() -> Result<()> {
     // Relaxed: a flag that is only ever set; nothing is published with it.

@@ -185,7 +185,8 @@ impl Started<'_> {
     fn check_alive(&mut self) -> Result<()> {
         for running in &mut self.running {
             if let Ok(Some(status)) = running.child.try_wait() {
-                let what = format!("the daemon of node {} ended ({status}){}", running.node.name, running.said());
+                let said = running.said();
+                let what = format!("the daemon of node {} ended ({status}){said}", running.node.name);
                 return Err(failure(Exit::Failed, what, "what had been started is stopped again"));
             }
         }

@@ -67,7 +67,11 @@ impl<F: Fabric> Lossy<F> {
     /// posted batches is cut short.
     pub fn new(inner: F, node: NodeId, switch: &Switch, seed: u64, one_in: u64) -> Lossy<F> {
         assert!(one_in > 0, "one batch in how many");
-        Lossy { breaker: Breaker::new(inner, node, switch), dice: Dice::new(seed ^ (node.0 as u64) << 32), one_in }
+        Lossy {
+            breaker: Breaker::new(inner, node, switch),
+            dice: Dice::new(seed ^ (node.0 as u64) << 32),
+            one_in,
+        }
     }
 
     fn post(&mut self, peer: NodeId, batch: &[Desc<'_>]) -> usize {

@@ -92,7 +92,8 @@ impl Loopback {
 
     /// Acts as this node, unless another life of it has taken over.
     fn act<T>(&self, otherwise: T, act: impl FnOnce(&mut Net, usize) -> T) -> T {
-        self.shared.with(|net| if net.nodes[self.at].life == self.life { act(net, self.at) } else { otherwise })
+        self.shared
+            .with(|net| if net.nodes[self.at].life == self.life { act(net, self.at) } else { otherwise })
     }
 }
 

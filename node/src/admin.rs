@@ -87,7 +87,11 @@ pub fn call(path: &Path, request: &Request, timeout: Duration) -> Result<Value, 
 }
 
 /// As [`call`], with the answer as one of the types of `core::view`.
-pub fn call_as<T: for<'a> Deserialize<'a>>(path: &Path, request: &Request, timeout: Duration) -> Result<T, CallError> {
+pub fn call_as<T: for<'a> Deserialize<'a>>(
+    path: &Path,
+    request: &Request,
+    timeout: Duration,
+) -> Result<T, CallError> {
     let value = call(path, request, timeout)?;
     serde_json::from_value(value).map_err(|e| CallError::Garbled { why: e.to_string() })
 }

@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use abi::limits::{DCS_MAX, LINK_DOWN_AFTER_MS, NODE_DEAD_AFTER_MS, NODES_MAX, PROXIES_PER_NODE_MAX, SLOTS_PER_DC};
+use abi::limits::{
+    DCS_MAX, LINK_DOWN_AFTER_MS, NODE_DEAD_AFTER_MS, NODES_MAX, PROXIES_PER_NODE_MAX, SLOTS_PER_DC,
+};
 use abi::{DcId, Incarnation, Name, NodeId, Slot};
 use serde::Deserialize;
 use toml::Spanned;
@@ -136,7 +138,9 @@ impl Cluster {
         let unreadable = |e: std::io::Error| ConfigError {
             file: file.to_owned(),
             at: None,
-            what: format!("cannot be read: {e}; give the cluster file with --cluster, or make one with `dvs init`"),
+            what: format!(
+                "cannot be read: {e}; give the cluster file with --cluster, or make one with `dvs init`"
+            ),
         };
         let file = file.canonicalize().map_err(unreadable)?;
         let text = std::fs::read_to_string(&file).map_err(unreadable)?;
@@ -168,7 +172,13 @@ impl Cluster {
     }
 
     /// What one node's core needs.
-    pub fn plan(&self, node: &ClusterNode, incarnation: Incarnation, generation_first: u32, owner: u32) -> Plan {
+    pub fn plan(
+        &self,
+        node: &ClusterNode,
+        incarnation: Incarnation,
+        generation_first: u32,
+        owner: u32,
+    ) -> Plan {
         let here = self.dcs.iter().filter(|dc| dc.nodes.contains(&node.id));
         let proxies = (1..).zip(&self.proxies).filter(|(_, p)| p.nodes.contains(&node.id));
         Plan {
@@ -215,8 +225,10 @@ fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
 
 fn check(shape: FileShape, file: &Path) -> Result<Cluster, Wrong> {
     let name = checked_name(&shape.name, "cluster name")?;
-    let node_dead_after = checked_ms(shape.node_dead_after_ms.as_ref(), "node_dead_after_ms", NODE_DEAD_AFTER_MS)?;
-    let link_down_after = checked_ms(shape.link_down_after_ms.as_ref(), "link_down_after_ms", LINK_DOWN_AFTER_MS)?;
+    let node_dead_after =
+        checked_ms(shape.node_dead_after_ms.as_ref(), "node_dead_after_ms", NODE_DEAD_AFTER_MS)?;
+    let link_down_after =
+        checked_ms(shape.link_down_after_ms.as_ref(), "link_down_after_ms", LINK_DOWN_AFTER_MS)?;
     let nodes = check_nodes(&shape.node)?;
     let ids: BTreeSet<NodeId> = nodes.iter().map(|n| n.id).collect();
     let dcs = check_dcs(&shape.dc, &nodes)?;
@@ -260,23 +272,33 @@ fn check_nodes(shapes: &Spanned<Vec<NodeShape>>) -> Result<Vec<ClusterNode>, Wro
         }
         let name = checked_name(&shape.name, "node name")?;
         if name.as_str().starts_with('.') {
-            return Err(wrong(&shape.name, format!("node name {name} begins with a dot: it names a directory too")));
+            return Err(wrong(
+                &shape.name,
+                format!("node name {name} begins with a dot: it names a directory too"),
+            ));
         }
         let text = shape.address.get_ref();
         let address: SocketAddr = text.parse().map_err(|_| {
             wrong(&shape.address, format!("address {text:?} is not IP:PORT, for example \"127.0.0.2:7701\""))
         })?;
         if address.port() == 0 {
-            return Err(wrong(&shape.address, format!("address {text:?} has no port: other nodes must know it")));
+            return Err(wrong(
+                &shape.address,
+                format!("address {text:?} has no port: other nodes must know it"),
+            ));
         }
         if !ids.insert(id) {
             return Err(wrong(&shape.id, format!("node id {id} is there twice: give each node its own")));
         }
         if !names.insert(name) {
-            return Err(wrong(&shape.name, format!("node name {name} is there twice: give each node its own")));
+            return Err(wrong(
+                &shape.name,
+                format!("node name {name} is there twice: give each node its own"),
+            ));
         }
         if !addresses.insert(address) {
-            let what = format!("address {address} is there twice: give each node an address or port of its own");
+            let what =
+                format!("address {address} is there twice: give each node an address or port of its own");
             return Err(wrong(&shape.address, what));
         }
         nodes.push(ClusterNode { id: NodeId(id), name, address });
@@ -330,7 +352,11 @@ fn check_slots(shape: &DcShape, nodes: usize) -> Result<u16, Wrong> {
     Ok(per_node)
 }
 
-fn node_list(list: &Spanned<Vec<Spanned<u16>>>, all: &BTreeSet<NodeId>, of: &str) -> Result<Vec<NodeId>, Wrong> {
+fn node_list(
+    list: &Spanned<Vec<Spanned<u16>>>,
+    all: &BTreeSet<NodeId>,
+    of: &str,
+) -> Result<Vec<NodeId>, Wrong> {
     let mut nodes = Vec::new();
     if list.get_ref().is_empty() {
         return Err(wrong(list, format!("{of} has no nodes: list the ids of some")));
@@ -338,7 +364,10 @@ fn node_list(list: &Spanned<Vec<Spanned<u16>>>, all: &BTreeSet<NodeId>, of: &str
     for id in list.get_ref() {
         let node = NodeId(*id.get_ref());
         if !all.contains(&node) {
-            return Err(wrong(id, format!("{of} names node {node}, which is not in the file: add a [[node]] for it")));
+            return Err(wrong(
+                id,
+                format!("{of} names node {node}, which is not in the file: add a [[node]] for it"),
+            ));
         }
         if nodes.contains(&node) {
             return Err(wrong(id, format!("{of} names node {node} twice")));

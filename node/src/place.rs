@@ -74,7 +74,8 @@ impl NodePlace {
     /// Takes the node's lock, and with it the right to all its files; says which incarnation held it last, if any.
     pub fn take_lock(&self, node: &str) -> Result<(Lock, Option<u32>), NodeError> {
         let path = self.lock();
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let open =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = open.map_err(NodeError::file("open", &path))?;
         let mut before = String::new();
         // What is not readable as text is no record of a predecessor.
@@ -133,7 +134,10 @@ impl Lock {
 fn default_dir(cluster: &Cluster) -> PathBuf {
     let mark = fnv1a(cluster.file.as_os_str().as_encoded_bytes());
     let tail = format!("{}-{mark:08x}", cluster.name);
-    match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute() && dir.is_dir()) {
+    match std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|dir| dir.is_absolute() && dir.is_dir())
+    {
         Some(dir) => dir.join(format!("dvs-{tail}")),
         None => PathBuf::from(format!("/tmp/dvs-{}-{tail}", own_uid())),
     }

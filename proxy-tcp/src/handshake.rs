@@ -92,7 +92,13 @@ impl Handshake {
         hello[8..].copy_from_slice(&nonce);
         say(own, Kind::Hello, 0, &hello, out);
         let incarnation = Incarnation(0);
-        Handshake { stage: Stage::WaitsForWelcome, nonce, peer: Some(peer), incarnation, their_nonce: [0; 32] }
+        Handshake {
+            stage: Stage::WaitsForWelcome,
+            nonce,
+            peer: Some(peer),
+            incarnation,
+            their_nonce: [0; 32],
+        }
     }
 
     /// Waits for one.
@@ -144,7 +150,9 @@ impl Handshake {
 
     /// The header's place for the token holds the sender's node in every version.
     fn other_version(&mut self, own: &Own, head: &[u8; HEADER_BYTES], out: &mut Vec<u8>) -> Step {
-        let token = u64::from_le_bytes([head[8], head[9], head[10], head[11], head[12], head[13], head[14], head[15]]);
+        let token = u64::from_le_bytes([
+            head[8], head[9], head[10], head[11], head[12], head[13], head[14], head[15],
+        ]);
         match self.stage {
             Stage::WaitsForHello => {
                 self.peer = u16::try_from(token).ok().map(NodeId);
@@ -184,6 +192,9 @@ impl Handshake {
 
     fn on_welcome(&mut self, own: &Own, floor: Floor<'_>, payload: &[u8], out: &mut Vec<u8>) -> Step {
         let Ok(welcome) = <&[u8; WELCOME_BYTES]>::try_from(payload) else { return self.broken() };
+        if welcome[2..4] != [0; 2] {
+            return self.broken();
+        }
         let node = NodeId(u16::from_le_bytes([welcome[0], welcome[1]]));
         self.incarnation = Incarnation(u32::from_le_bytes([welcome[4], welcome[5], welcome[6], welcome[7]]));
         self.their_nonce.copy_from_slice(&welcome[8..40]);

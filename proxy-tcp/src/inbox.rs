@@ -76,11 +76,24 @@ impl Inbox {
     pub fn new(first: &[u8]) -> Inbox {
         let mut buffer = vec![0; BUFFER_BYTES];
         buffer[..first.len()].copy_from_slice(first);
-        Inbox { buffer, begin: 0, end: first.len(), incoming: Vec::new(), accepted: 0, frame: None, stalled: false }
+        Inbox {
+            buffer,
+            begin: 0,
+            end: first.len(),
+            incoming: Vec::new(),
+            accepted: 0,
+            frame: None,
+            stalled: false,
+        }
     }
 
     /// Reads and takes what there is, within the turn's measure. Says whether anything came.
-    pub fn receive(&mut self, stream: &TcpStream, out: &mut Outbox, commons: &mut Commons) -> Result<bool, Ended> {
+    pub fn receive(
+        &mut self,
+        stream: &TcpStream,
+        out: &mut Outbox,
+        commons: &mut Commons,
+    ) -> Result<bool, Ended> {
         let mut total = 0;
         while !self.stalled && total < READ_BYTES_MAX {
             let (wanted, got) = match self.frame {
@@ -118,7 +131,12 @@ impl Inbox {
         Ok((wanted, got))
     }
 
-    fn read_bulk(&mut self, stream: &TcpStream, frame: Frame, commons: &Commons) -> Result<(usize, usize), Ended> {
+    fn read_bulk(
+        &mut self,
+        stream: &TcpStream,
+        frame: Frame,
+        commons: &Commons,
+    ) -> Result<(usize, usize), Ended> {
         let incoming = &mut self.incoming[frame.index];
         let Some(into) = incoming.into else { return Err(Ended::Closed) };
         let at = (into.offset_bytes + incoming.received) as usize;
@@ -216,7 +234,13 @@ impl Inbox {
         let Some(buffer) = self.copy_out(header, commons) else { return Ok(false) };
         commons.announced += 1;
         let (peer, token, bulk_bytes) = (commons.peer, commons.announced, header.arg);
-        self.incoming.push(Incoming { token, wire_token: header.token, bytes: bulk_bytes, into: None, received: 0 });
+        self.incoming.push(Incoming {
+            token,
+            wire_token: header.token,
+            bytes: bulk_bytes,
+            into: None,
+            received: 0,
+        });
         let len_bytes = header.len_bytes;
         commons.ready.push_back(Completion::Announced { peer, token, bulk_bytes, buffer, len_bytes });
         Ok(true)
@@ -273,7 +297,10 @@ impl Inbox {
             return false;
         };
         let incoming = &mut self.incoming[index];
-        assert!(into.len_bytes as u64 == incoming.bytes, "a bulk message is accepted into exactly its length");
+        assert!(
+            into.len_bytes as u64 == incoming.bytes,
+            "a bulk message is accepted into exactly its length"
+        );
         commons.regions.hold(into);
         incoming.into = Some(into);
         self.accepted += 1;

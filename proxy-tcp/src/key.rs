@@ -37,7 +37,8 @@ impl ClusterKey {
         }
         text.push('\n');
         let failed = |source| KeyError::Create { path: path.to_path_buf(), source };
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
         Ok(key)
     }

@@ -187,10 +187,16 @@ mod tests {
         let unknown = OptionsError::Unknown { option: "--speed".into() };
         assert_eq!(with(&|a| a.push("--speed".into())), unknown);
         assert_eq!(with(&|a| a.push("--node".into())), OptionsError::NoValue { option: "--node".into() });
-        assert_eq!(with(&|a| a.extend(["--node".into(), "3".into()])), OptionsError::Twice { option: "--node".into() });
+        assert_eq!(
+            with(&|a| a.extend(["--node".into(), "3".into()])),
+            OptionsError::Twice { option: "--node".into() }
+        );
         assert_eq!(with(&|a| drop(a.drain(..2))), OptionsError::Missing { option: "--node" });
         assert!(matches!(with(&|a| a[1] = "70000".into()), OptionsError::Malformed { option: "--node", .. }));
         assert!(matches!(with(&|a| a[11] = "1-x".into()), OptionsError::Malformed { option: "--peers", .. }));
-        assert!(matches!(with(&|a| a[17] = "é".repeat(16)), OptionsError::Malformed { option: "--token", .. }));
+        assert!(matches!(
+            with(&|a| a[17] = "é".repeat(16)),
+            OptionsError::Malformed { option: "--token", .. }
+        ));
     }
 }

@@ -92,7 +92,10 @@ impl Outbox {
             vacant: indices(MESSAGES_POSTED_MAX),
             waiting: VecDeque::with_capacity(MESSAGES_POSTED_MAX),
             control: VecDeque::with_capacity(64),
-            bulk: vec![Bulk { serial: 0, token: 0, pieces: none, bytes: 0, state: State::Vacant }; BULK_POSTED_MAX],
+            bulk: vec![
+                Bulk { serial: 0, token: 0, pieces: none, bytes: 0, state: State::Vacant };
+                BULK_POSTED_MAX
+            ],
             bulk_vacant: indices(BULK_POSTED_MAX),
             sending: VecDeque::with_capacity(BULK_POSTED_MAX),
             serial: 0,
@@ -128,7 +131,8 @@ impl Outbox {
         bytes[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
         bytes[HEADER_BYTES..].copy_from_slice(desc.head);
         let pieces = if desc.bulk { Pieces::new(&[]) } else { pieces };
-        self.entries[slot as usize] = Entry { token: desc.token, slot_bytes: slot_bytes as u32, pieces, bulk };
+        self.entries[slot as usize] =
+            Entry { token: desc.token, slot_bytes: slot_bytes as u32, pieces, bulk };
         self.waiting.push_back(slot);
         true
     }
@@ -149,7 +153,12 @@ impl Outbox {
     }
 
     /// The peer wants the announced bulk message, or not.
-    pub fn answered(&mut self, token: u64, wanted: bool, commons: &mut Commons) -> Result<Option<Completion>, Corrupt> {
+    pub fn answered(
+        &mut self,
+        token: u64,
+        wanted: bool,
+        commons: &mut Commons,
+    ) -> Result<Option<Completion>, Corrupt> {
         let index = (token & ((1 << INDEX_BITS) - 1)) as usize;
         let known = |b: &&mut Bulk| b.serial == token >> INDEX_BITS && b.state == State::Announced;
         let Some(bulk) = self.bulk.get_mut(index).filter(known) else {
@@ -206,7 +215,11 @@ impl Outbox {
     }
 
     /// The vectors of the lined-up bytes: how many, and how many bytes they are.
-    pub fn gather<'a>(&'a self, regions: &'a Regions, vectors: &mut [Vector<'a>; VECTORS_MAX]) -> (usize, usize) {
+    pub fn gather<'a>(
+        &'a self,
+        regions: &'a Regions,
+        vectors: &mut [Vector<'a>; VECTORS_MAX],
+    ) -> (usize, usize) {
         let mut out = Gather { vectors, count: 0, bytes: 0, skip: self.done_bytes };
         for frame in &self.lineup {
             match frame {

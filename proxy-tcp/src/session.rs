@@ -4,10 +4,10 @@
 
 use std::net::TcpStream;
 
-use abi::{Incarnation, NodeId};
 use abi::wire::Kind;
-use fabric::{Completion, Desc, Piece, Time};
+use abi::{Incarnation, NodeId};
 use fabric::regions::Pieces;
+use fabric::{Completion, Desc, Piece, Time};
 use shm::os::events::{Epoll, Readiness};
 use shm::os::pieces::{PIECES_MAX, Piece as Vector, StreamError, send_pieces};
 
@@ -36,7 +36,14 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(stream: TcpStream, peer: NodeId, incarnation: Incarnation, number: u64, rest: &[u8], now: Time) -> Session {
+    pub fn new(
+        stream: TcpStream,
+        peer: NodeId,
+        incarnation: Incarnation,
+        number: u64,
+        rest: &[u8],
+        now: Time,
+    ) -> Session {
         Session {
             stream,
             peer,

@@ -186,7 +186,12 @@ impl TcpFabric {
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
-                Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => {
+                Err(e)
+                    if matches!(
+                        Errno::from_io_error(&e),
+                        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)
+                    ) =>
+                {
                     tracing::warn!(error = %e, "cannot accept connections for now");
                     let _ = self.epoll.modify(&self.listener, LISTENER, Readiness::NONE);
                     self.accept_at = Some(self.commons.now + ACCEPT_AGAIN_AFTER);
@@ -245,7 +250,8 @@ impl TcpFabric {
         let (peer, lowest) = (self.links[i].peer, self.links[i].floor);
         match half.advance(&self.own, &|node| (node == peer).then_some(lowest)) {
             Progress::Waits => {
-                let heard = !dialling || self.epoll.modify(half.stream(), DIAL | i as u64, Readiness::READ).is_ok();
+                let heard =
+                    !dialling || self.epoll.modify(half.stream(), DIAL | i as u64, Readiness::READ).is_ok();
                 if heard {
                     self.links[i].dial = Some(half);
                 } else {
@@ -330,7 +336,8 @@ impl TcpFabric {
             self.trouble(i, LinkState::Cut);
         }
         let link = &self.links[i];
-        let dial_at = link.dial.as_ref().map_or(if link.dials { link.dial_at } else { Time::MAX }, |d| d.deadline);
+        let dial_at =
+            link.dial.as_ref().map_or(if link.dials { link.dial_at } else { Time::MAX }, |d| d.deadline);
         dial_at.min(link.cut_at(self.link_down_after).unwrap_or(Time::MAX))
     }
 
@@ -494,7 +501,11 @@ impl Fabric for TcpFabric {
     fn arm(&mut self) -> Armed {
         let to_do = |s: &Session| s.ended.is_some() || s.may_resume(&self.commons);
         let waiting = || self.links.iter().filter_map(|link| link.session.as_ref()).any(to_do);
-        if (self.uneasy && waiting()) || !self.commons.ready.is_empty() { Armed::MoreToDo } else { Armed::Armed }
+        if (self.uneasy && waiting()) || !self.commons.ready.is_empty() {
+            Armed::MoreToDo
+        } else {
+            Armed::Armed
+        }
     }
 
     fn deadline(&self) -> Option<Time> {

@@ -206,6 +206,13 @@ impl LaneReader {
         peer.words().load(slot_at(self.next), Ordering::Relaxed) as u32 == slot::lap(self.next)
     }
 
+    /// Whether the slot at the front carries an extent. Cost: one load of a line that is read next anyway.
+    #[inline]
+    pub fn has_extent(&self, peer: &PeerSide) -> bool {
+        // Relaxed: a hint; who acts on it reads the slot with acquire.
+        (peer.words().load(slot_at(self.next), Ordering::Relaxed) >> 40) as u8 & slot::EXTENT != 0
+    }
+
     /// How many slots in a row are published from the front on.
     pub fn pending(&self, peer: &PeerSide) -> u64 {
         (0..LANE_SLOTS)

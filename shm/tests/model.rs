@@ -415,7 +415,7 @@ impl Carried {
     fn arrive(&mut self) {
         let Some(slot) = self.wire.pop_front() else { return };
         // Lower is dropped: its place may hold a later one.
-        if slot.sequence >= self.receiver.consumed() {
+        if slot.sequence >= self.reader.next() {
             self.mirror.publish_mirrored(&slot);
         }
     }
@@ -431,7 +431,7 @@ impl Carried {
     /// The receiver's words back to the source, the source's marks to the mirror.
     fn bring_words(&mut self) {
         self.back.mirror(&self.receiver.as_peer().mirrored());
-        for sequence in self.receiver.consumed()..self.sent_next {
+        for sequence in self.reader.next()..self.sent_next {
             if flags_now(&self.source.as_peer(), sequence) & WITHDRAWN != 0 {
                 self.mirror.mark_withdrawn(sequence);
             }
@@ -455,7 +455,7 @@ impl Carried {
     fn lose_session(&mut self) {
         self.wire.clear();
         self.bring_words();
-        self.sent_next = self.receiver.consumed().max(self.reader.next());
+        self.sent_next = self.reader.next();
     }
 }
 

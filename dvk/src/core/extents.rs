@@ -13,6 +13,7 @@ use abi::{Claim, Corrupt};
 use shm::pool::{Extent, Loan};
 
 use super::{Core, Host, PeerIndex};
+use crate::error::Unavailable;
 use crate::message::{Home, View};
 
 /// By which publication an extent left.
@@ -146,32 +147,42 @@ impl Core {
         Ok(())
     }
 
-    /// The view of a received slot's extent.
-    ///
-    /// Errors: `Corrupt` for a descriptor that leaves its segment, or a segment that cannot be had.
-    pub(super) fn view_of(
+    /// Makes the segment of a received descriptor readable. `Ok(false)`: it cannot be had now; a proxy that died took it
+    /// along, and its successor brings the message again, since nothing of it was consumed.
+    pub(super) fn can_read(
         &mut self,
         index: PeerIndex,
         message: &SlotCopy,
         host: &mut dyn Host,
-    ) -> Result<Option<View>, Corrupt> {
-        let Some(claim) = message.claim() else { return Ok(None) };
-        let Some(peer) = self.peer(index) else { return Ok(None) };
+    ) -> Result<bool, Corrupt> {
+        let (Some(claim), Some(peer)) = (message.claim(), self.peer(index)) else { return Ok(true) };
+        let (proxied, key) = (peer.proxied, (peer.memory, claim.segment));
+        if !self.segments.contains_key(&key) {
+            match host.map_segment(key.0, key.1) {
+                Ok(map) => self.segments.insert(key, map),
+                Err(Unavailable::Refused(_)) if !proxied => {
+                    return Err(Corrupt::new("an extent in a segment that there is not", claim.segment as u64));
+                }
+                Err(_) => {
+                    if let Some(peer) = self.peer_mut(index) {
+                        peer.stalled = true;
+                    }
+                    return Ok(false);
+                }
+            };
+        }
+        let len_bytes = self.segments.get(&key).map_or(0, |map| map.len_bytes());
+        claim.check(len_bytes as u64).map(|_| true)
+    }
+
+    /// The view of a received slot's extent, after [`Core::can_read`].
+    pub(super) fn view_of(&mut self, index: PeerIndex, message: &SlotCopy) -> Result<Option<View>, Corrupt> {
+        let (Some(claim), Some(peer)) = (message.claim(), self.peer(index)) else { return Ok(None) };
         let (memory, path) = (peer.memory, Rc::clone(&peer.path));
-        let key = (memory, claim.segment);
-        let map = match self.segments.get(&key) {
-            Some(map) => map.clone(),
-            None => {
-                let map = host
-                    .map_segment(memory, claim.segment)
-                    .map_err(|_| Corrupt::new("an extent in a segment that cannot be had", claim.segment as u64))?;
-                self.segments.insert(key, map.clone());
-                map
-            }
-        };
+        let Some(map) = self.segments.get(&(memory, claim.segment)) else { return Ok(None) };
         let range = claim.check(map.len_bytes() as u64)?;
         let home = Home { path, token: claim.token, memory, given: Cell::new(false) };
-        Ok(Some(View::new(map, range, home)))
+        Ok(Some(View::new(map.clone(), range, home)))
     }
 
     /// Gives back the extent of a slot that is not handed out.

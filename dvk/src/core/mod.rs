@@ -255,6 +255,7 @@ impl Core {
             raises_seen: 0,
             out: Outstanding::default(),
             end: None,
+            stalled: false,
             replied: None,
         });
         let index = PeerIndex(self.free.pop().unwrap_or(self.peers.len() as u32));
@@ -300,6 +301,7 @@ impl Core {
         peer.writer.leave(&peer.side);
         peer.side = far.side.clone();
         peer.memory = memory;
+        peer.stalled = false;
         // What a predecessor was given back is its affair; its successor starts with an empty ring of ours.
         peer.returns = Returns::from_now(&peer.side);
         *peer.path.far.borrow_mut() = far;
@@ -354,8 +356,9 @@ impl Core {
 
     /// Looks at every pair again, whatever the hints say: against a spoilt doorbell page.
     pub fn suspect_all(&mut self) {
-        for (index, peer) in self.peers.iter().enumerate() {
-            if peer.is_some() {
+        for (index, peer) in self.peers.iter_mut().enumerate() {
+            if let Some(peer) = peer {
+                peer.stalled = false;
                 self.pending.set(PeerIndex(index as u32));
             }
         }

@@ -5,7 +5,7 @@
 
 use abi::slot::{EXTENT, Kind, TELL};
 use abi::{Corrupt, Endpoint};
-use shm::lane::Take;
+use shm::lane::{LaneReader, Take};
 use shm::notify;
 
 use super::{Core, Host, PeerIndex};
@@ -154,6 +154,10 @@ impl Core {
             }
             let source = peer.endpoint;
             let path = peer.path.clone();
+            if peer.reader.has_extent(&peer.side) && !self.front_can_be_read(index, host)? {
+                return Ok(None);
+            }
+            let Some(peer) = self.peer_mut(index) else { return Ok(None) };
             let took = match peer.reader.take(&path.own, &peer.side, source) {
                 Ok(took) => took,
                 Err(corrupt) => return Err(self.condemn(index, corrupt)),
@@ -173,7 +177,7 @@ impl Core {
             if slot.head.has(TELL) || (slot.head.has(EXTENT) && self.peer(index).is_some_and(|p| p.proxied)) {
                 path.knock();
             }
-            let view = match self.view_of(index, &slot, host) {
+            let view = match self.view_of(index, &slot) {
                 Ok(view) => view,
                 Err(corrupt) => return Err(self.condemn(index, corrupt)),
             };
@@ -181,6 +185,19 @@ impl Core {
             let what = if slot.head.kind == Kind::Request { What::Request { call: slot.call } } else { What::Message };
             return Ok(Some(Delivery::of_slot(source, what, &slot, view)));
         }
+    }
+
+    /// Whether the extent of the slot at the front is mapped, or can be. Before the slot counts as taken.
+    #[cold]
+    fn front_can_be_read(&mut self, index: PeerIndex, host: &mut dyn Host) -> Result<bool, Corrupt> {
+        let Some(peer) = self.peer(index) else { return Ok(true) };
+        let front = LaneReader::peek(&peer.side, peer.reader.next(), peer.endpoint);
+        let readable = match front {
+            Ok(Some(slot)) => self.can_read(index, &slot, host),
+            Ok(None) => Ok(true),
+            Err(corrupt) => Err(corrupt),
+        };
+        readable.map_err(|corrupt| self.condemn(index, corrupt))
     }
 
     /// What is here from one endpoint: its notifications first, then its messages; nothing of anybody else.

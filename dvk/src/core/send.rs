@@ -214,8 +214,14 @@ impl Core {
             Ok(None) => None,
             Ok(Some(slot)) => {
                 // A reply with a call id that is not current cannot get here: `read` asked for this one.
-                let view = match self.view_of(index, &slot, host) {
-                    Ok(view) => view,
+                let readable = match self.peer(index)?.stalled {
+                    true => Ok(false),
+                    false => self.can_read(index, &slot, host),
+                };
+                let view = match readable.and_then(|yes| if yes { self.view_of(index, &slot).map(Some) } else { Ok(None) }) {
+                    Ok(Some(view)) => view,
+                    // The proxy that brought it is gone: its successor brings it again.
+                    Ok(None) => return None,
                     Err(corrupt) => return Some(Err(SendrecError::Corrupt(self.condemn(index, corrupt)))),
                 };
                 let peer = self.peer(index)?;

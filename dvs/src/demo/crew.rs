@@ -85,11 +85,6 @@ impl Worker {
         }
     }
 
-    /// Whether a report is there already, without waiting for it.
-    pub fn has_ended(&mut self) -> bool {
-        !matches!(self.child.try_wait(), Ok(None))
-    }
-
     fn ended(&mut self) -> anyhow::Error {
         let _ = self.child.kill();
         let how = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());

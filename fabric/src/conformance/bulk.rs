@@ -86,8 +86,10 @@ pub fn conformance_a_message_does_not_wait_for_a_large_bulk(make: &dyn Fn(usize)
         let to = rig.stations[1].id;
         let before = rig.stations[1].received.get(&peer).copied().unwrap_or(0);
         let taken = rig.stations[0].post_numbered(to, 1);
-        rig.until("the bulk message arrives or fails", |rig| rig.stations[1].ledger.accepted() == 0
-            || rig.stations[1].received.get(&peer).copied().unwrap_or(0) > before);
+        rig.until("the bulk message arrives or fails", |rig| {
+            rig.stations[1].ledger.accepted() == 0
+                || rig.stations[1].received.get(&peer).copied().unwrap_or(0) > before
+        });
         let overtook = rig.stations[1].ledger.accepted() > 0;
         assert!(overtook || taken == 0 || rig.stations[1].bulk_failed > 0, "the message came after the bulk");
         rig.settle();
@@ -109,7 +111,8 @@ pub fn conformance_bulk_may_be_answered_in_any_order(make: &dyn Fn(usize) -> Net
         if rig.stations[1].ledger.announced.len() < 5 {
             continue;
         }
-        let waiting: Vec<_> = rig.stations[1].ledger.announced.iter().map(|(k, bytes)| (*k, *bytes)).collect();
+        let waiting: Vec<_> =
+            rig.stations[1].ledger.announced.iter().map(|(k, bytes)| (*k, *bytes)).collect();
         for ((peer, token), bytes) in waiting.into_iter().rev() {
             rig.stations[1].accept_in_slot(peer, token, bytes);
         }

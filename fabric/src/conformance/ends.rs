@@ -55,7 +55,8 @@ pub fn conformance_an_answer_after_the_loss_gives_its_buffer_back(make: &dyn Fn(
         rig.stations[1].post_bulk(one);
         rig.step("a bulk message is announced");
     }
-    let ((peer, token), bytes) = rig.stations[0].ledger.announced.iter().map(|(k, b)| (*k, *b)).next().expect("one");
+    let ((peer, token), bytes) =
+        rig.stations[0].ledger.announced.iter().map(|(k, b)| (*k, *b)).next().expect("one");
     rig.stations[1].fabric = None;
     rig.until("the loss is told", |rig| rig.stations[0].ledger.session(other).is_none());
     rig.stations[0].accept_in_slot(peer, token, bytes);
@@ -93,7 +94,8 @@ pub fn conformance_a_detached_region_lives_until_its_last_use(make: &dyn Fn(usiz
 pub fn conformance_a_sleeper_misses_nothing(make: &dyn Fn(usize) -> Network) {
     let mut rig = Rig::up(make(2));
     let (one, other) = (rig.stations[0].id, rig.stations[1].id);
-    let heard = |rig: &Rig, at: usize, from: NodeId| rig.stations[at].received.get(&from).copied().unwrap_or(0);
+    let heard =
+        |rig: &Rig, at: usize, from: NodeId| rig.stations[at].received.get(&from).copied().unwrap_or(0);
     for _ in 0..300 {
         for (at, to, me) in [(0, other, one), (1, one, other)] {
             let before = heard(&rig, 1 - at, me);

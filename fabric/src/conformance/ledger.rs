@@ -87,13 +87,15 @@ impl Ledger {
     pub fn note(&mut self, completion: &Completion) {
         match *completion {
             Completion::Sent { peer, token } => {
-                let posted = self.outstanding.remove(&token).expect("Sent, of a descriptor that is outstanding");
+                let posted =
+                    self.outstanding.remove(&token).expect("Sent, of a descriptor that is outstanding");
                 assert_eq!(posted.peer, peer, "Sent to another peer than it was posted to");
                 self.stands(peer, completion);
                 self.sent += 1;
             }
             Completion::Failed { peer, token } => {
-                let posted = self.outstanding.remove(&token).expect("Failed, of a descriptor that is outstanding");
+                let posted =
+                    self.outstanding.remove(&token).expect("Failed, of a descriptor that is outstanding");
                 assert_eq!(posted.peer, peer, "Failed to another peer than it was posted to");
                 self.stands(peer, completion);
                 self.failed += 1;
@@ -114,7 +116,11 @@ impl Ledger {
             }
             Completion::BulkReceived { peer, token, into } => {
                 self.stands(peer, completion);
-                assert_eq!(self.accepted.remove(&(peer, token)), Some(into), "BulkReceived as it was accepted");
+                assert_eq!(
+                    self.accepted.remove(&(peer, token)),
+                    Some(into),
+                    "BulkReceived as it was accepted"
+                );
             }
             Completion::BulkFailed { peer, token, into } => {
                 assert_eq!(self.accepted.remove(&(peer, token)), Some(into), "BulkFailed as it was accepted");
@@ -132,7 +138,10 @@ impl Ledger {
         assert_eq!(self.sessions.remove(&peer), Some(session), "Lost, of a session that stands");
         let left = self.outstanding.values().find(|posted| posted.peer == peer);
         assert!(left.is_none(), "Lost before the session's descriptors completed: {left:?}");
-        assert!(self.accepted.keys().all(|(of, _)| *of != peer), "Lost before its accepted bulk messages completed");
+        assert!(
+            self.accepted.keys().all(|(of, _)| *of != peer),
+            "Lost before its accepted bulk messages completed"
+        );
         self.announced.retain(|(of, _), _| *of != peer);
         self.ended.insert((peer, session));
         self.doomed.remove(&peer);

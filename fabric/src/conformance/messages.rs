@@ -91,9 +91,11 @@ pub fn conformance_three_nodes_talk_all_at_once(make: &dyn Fn(usize) -> Network)
     };
     while !enough(&rig) {
         for station in &mut rig.stations {
-            ids.iter().filter(|to| **to != station.id).copied().collect::<Vec<_>>().into_iter().for_each(|to| {
-                station.post_numbered(to, 3);
-            });
+            ids.iter().filter(|to| **to != station.id).copied().collect::<Vec<_>>().into_iter().for_each(
+                |to| {
+                    station.post_numbered(to, 3);
+                },
+            );
         }
         rig.step("all hear all");
     }

@@ -117,8 +117,10 @@ impl Station {
         let area: Vec<u8> = (0..AREA_BYTES).map(pattern).collect();
         map.write_from(0, &area).expect("the area is in the map");
         let region = fabric.attach(&map);
-        let piece = |at: usize, i: usize, len: usize| {
-            Piece { region, offset_bytes: (at + i * len) as u64, len_bytes: len as u32 }
+        let piece = |at: usize, i: usize, len: usize| Piece {
+            region,
+            offset_bytes: (at + i * len) as u64,
+            len_bytes: len as u32,
         };
         Station {
             id,
@@ -232,7 +234,10 @@ impl Station {
                 self.bulk_received += 1;
                 if let Some(number) = self.numbers.remove(&(peer, token)) {
                     let (_, parts) = recipe(peer, number, BULK_SLOT_BYTES as u64);
-                    assert!(self.bytes(into, into.len_bytes) == area_of(&parts), "bulk bytes are not those sent");
+                    assert!(
+                        self.bytes(into, into.len_bytes) == area_of(&parts),
+                        "bulk bytes are not those sent"
+                    );
                 }
                 self.slot_back(into);
             }
@@ -343,7 +348,8 @@ fn stamp(peer: NodeId, bytes: &[u8]) -> Option<u64> {
 }
 
 fn area_of(parts: &[(u64, u32)]) -> Vec<u8> {
-    let bytes = |(offset, len): &(u64, u32)| (*offset as usize..*offset as usize + *len as usize).map(pattern);
+    let bytes =
+        |(offset, len): &(u64, u32)| (*offset as usize..*offset as usize + *len as usize).map(pattern);
     parts.iter().flat_map(bytes).collect()
 }
 

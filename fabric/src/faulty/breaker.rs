@@ -204,7 +204,9 @@ impl<F: Fabric> Breaker<F> {
             match p.phase {
                 Phase::Up(session) => {
                     p.phase = Phase::Ending(session);
-                    std::mem::take(&mut p.announced).into_iter().for_each(|token| self.inner.refuse(peer, token));
+                    std::mem::take(&mut p.announced)
+                        .into_iter()
+                        .for_each(|token| self.inner.refuse(peer, token));
                 }
                 Phase::Down if p.beneath.is_some() => self.say_ready(peer),
                 Phase::Down | Phase::Ending(_) => {}
@@ -273,7 +275,8 @@ impl<F: Fabric> Breaker<F> {
             Completion::BulkReceived { peer, token, into } | Completion::BulkFailed { peer, token, into } => {
                 let Some(p) = self.peers.get_mut(&peer) else { return };
                 p.accepted -= 1;
-                let whole = matches!(p.phase, Phase::Up(_)) && matches!(completion, Completion::BulkReceived { .. });
+                let whole =
+                    matches!(p.phase, Phase::Up(_)) && matches!(completion, Completion::BulkReceived { .. });
                 let failed = Completion::BulkFailed { peer, token, into };
                 self.ready.push_back(if whole { completion } else { failed });
             }

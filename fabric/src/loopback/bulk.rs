@@ -86,7 +86,9 @@ impl Net {
         for to in 0..self.nodes.len() {
             let mut i = 0;
             while i < self.way(from, to).bulk.len() {
-                if self.way(from, to).bulk[i].is_accepted() && self.move_bulk(from, to, i, BULK_BYTES_MAX as u64) {
+                if self.way(from, to).bulk[i].is_accepted()
+                    && self.move_bulk(from, to, i, BULK_BYTES_MAX as u64)
+                {
                     self.finish_bulk(from, to, i);
                 } else {
                     i += 1;

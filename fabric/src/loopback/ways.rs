@@ -114,7 +114,8 @@ impl Net {
                 for piece in post.pieces.as_slice() {
                     let begin = bytes.len();
                     bytes.resize(begin + piece.len_bytes as usize, 0);
-                    let read = regions.map(piece.region).read_into(piece.offset_bytes as usize, &mut bytes[begin..]);
+                    let read =
+                        regions.map(piece.region).read_into(piece.offset_bytes as usize, &mut bytes[begin..]);
                     read.expect("a piece that was checked when posted");
                 }
                 regions.release_all(&post.pieces);
@@ -148,7 +149,8 @@ impl Net {
             }
             Mode::OneSided => {
                 let Some(post) = self.way(from, to).posted.pop_front() else { return false };
-                let len = post.head.len() + if post.bulk.is_none() { self.read_pieces(from, to, &post) } else { 0 };
+                let len =
+                    post.head.len() + if post.bulk.is_none() { self.read_pieces(from, to, &post) } else { 0 };
                 (post.head, post.bulk, len)
             }
         };

@@ -6,8 +6,8 @@ use abi::table::{Entry, State};
 use abi::{DcId, Endpoint, Generation, Name, Slot};
 
 use super::effect::{Descriptor, Effect, Note, Process};
-use super::memory::{NotAdded, Owner, SegmentStage};
 use super::members::{done, refuse, reply};
+use super::memory::{NotAdded, Owner, SegmentStage};
 use super::state::{Inquiry, Local, Stage};
 use super::{ConnId, Core, Now};
 
@@ -112,7 +112,8 @@ impl Core {
         let first = self.plan.generation_first;
         let Some(there) = self.dcs.get_mut(&dc) else { return Err(Refusal::NoSuchDc) };
         let used = there.slots.entry(slot).or_default();
-        used.generation = used.generation.max(first.saturating_sub(1)).checked_add(1).ok_or(Refusal::LimitReached)?;
+        used.generation =
+            used.generation.max(first.saturating_sub(1)).checked_add(1).ok_or(Refusal::LimitReached)?;
         used.last_bind = self.binds;
         let endpoint = Endpoint::new(dc, slot, Generation(used.generation));
         used.holder = Some(endpoint);
@@ -177,10 +178,16 @@ impl Core {
             Owner::Endpoint(endpoint) => {
                 let stage = self.locals.get(&endpoint).map(|l| (l.stage, l.conn));
                 match stage {
-                    Some((Stage::Making { conn }, _)) => self.first_segment_made(now, conn, endpoint, made, out),
+                    Some((Stage::Making { conn }, _)) => {
+                        self.first_segment_made(now, conn, endpoint, made, out)
+                    }
                     Some((_, Some(conn))) if made => {
                         let reply = Reply::Segment { index: segment, len_bytes };
-                        out.push(Effect::Reply { conn, reply, fds: vec![Descriptor::Segment { memory, segment }] });
+                        out.push(Effect::Reply {
+                            conn,
+                            reply,
+                            fds: vec![Descriptor::Segment { memory, segment }],
+                        });
                     }
                     Some((_, Some(conn))) => {
                         // It was the last one: no other is made before this one's answer.
@@ -214,10 +221,10 @@ impl Core {
         local.since = now;
         let (memory, token) = (local.memory, local.token);
         let fds = if for_other { Vec::new() } else { first_two(memory) };
-        out.push(Effect::Reply { conn, reply: bound(endpoint, memory, token), fds });
         if for_other {
             self.appear(endpoint, out);
         }
+        out.push(Effect::Reply { conn, reply: bound(endpoint, memory, token), fds });
     }
 
     /// The endpoint is in the table and the directory from now on.

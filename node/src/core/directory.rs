@@ -155,7 +155,8 @@ impl Core {
             return;
         }
         let Some(chunk) = Chunk::from_bytes(tail) else {
-            return out.push(Effect::Note(Note::ProxyWrong { proxy, what: "brought a directory that is none" }));
+            return out
+                .push(Effect::Note(Note::ProxyWrong { proxy, what: "brought a directory that is none" }));
         };
         let Some(there) = self.nodes.get_mut(&node) else { return };
         there.directory_version = chunk.version;

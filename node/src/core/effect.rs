@@ -20,26 +20,59 @@ pub struct Process {
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Input {
-    Connected { conn: ConnId, process: Process },
+    Connected {
+        conn: ConnId,
+        process: Process,
+    },
     /// `request`: `None` for bytes that are none. `fresh`: 128 unpredictable bits, should a token be needed.
-    Asked { conn: ConnId, request: Option<Request>, fresh: [u64; 2] },
+    Asked {
+        conn: ConnId,
+        request: Option<Request>,
+        fresh: [u64; 2],
+    },
     /// The connection's end, or its process's.
-    Disconnected { conn: ConnId },
+    Disconnected {
+        conn: ConnId,
+    },
     /// Answer to [`Effect::OpenProcess`]; `None`: there is no such process.
-    ProcessOpened { ticket: u32, process: Option<Process> },
-    ProcessExited { ticket: u32 },
+    ProcessOpened {
+        ticket: u32,
+        process: Option<Process>,
+    },
+    ProcessExited {
+        ticket: u32,
+    },
     /// Answer to [`Effect::MakeSegment`].
-    SegmentMade { memory: u32, segment: u32, made: bool },
+    SegmentMade {
+        memory: u32,
+        segment: u32,
+        made: bool,
+    },
     /// Answer to [`Effect::Seal`].
-    Sealed { memory: u32, sealed: bool },
+    Sealed {
+        memory: u32,
+        sealed: bool,
+    },
     /// Answer to [`Effect::StartProxy`]: it runs, and will say this token.
-    ProxyStarted { proxy: u16, pid: u32, token: [u64; 2] },
+    ProxyStarted {
+        proxy: u16,
+        pid: u32,
+        token: [u64; 2],
+    },
     /// The other answer.
-    ProxyNotStarted { proxy: u16 },
+    ProxyNotStarted {
+        proxy: u16,
+    },
     /// `message`: `None` for bytes that are none.
-    ProxySaid { proxy: u16, message: Option<FromProxy>, tail: Vec<u8> },
+    ProxySaid {
+        proxy: u16,
+        message: Option<FromProxy>,
+        tail: Vec<u8>,
+    },
     /// It has exited, for certain: its successor may start.
-    ProxyExited { proxy: u16 },
+    ProxyExited {
+        proxy: u16,
+    },
     /// The time that [`super::Core::deadline`] named has come.
     Tick,
     Order(Order),
@@ -58,56 +91,136 @@ pub enum Order {
 pub enum Descriptor {
     Table(DcId),
     Doorbells(DcId),
-    Segment { memory: u32, segment: u32 },
+    Segment {
+        memory: u32,
+        segment: u32,
+    },
     /// What members ring for a proxy that sleeps in epoll.
-    ProxyBell { proxy: u16, dc: DcId },
+    ProxyBell {
+        proxy: u16,
+        dc: DcId,
+    },
 }
 
 /// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
-    Reply { conn: ConnId, reply: Reply, fds: Vec<Descriptor> },
+    Reply {
+        conn: ConnId,
+        reply: Reply,
+        fds: Vec<Descriptor>,
+    },
     /// End a connection, after what was said on it.
-    Close { conn: ConnId },
+    Close {
+        conn: ConnId,
+    },
     /// Find a process and watch it; answered by [`Input::ProcessOpened`].
-    OpenProcess { ticket: u32, pid: u32 },
+    OpenProcess {
+        ticket: u32,
+        pid: u32,
+    },
     /// Watch it no more.
-    CloseProcess { ticket: u32 },
+    CloseProcess {
+        ticket: u32,
+    },
     /// Make a segment, every page present; answered by [`Input::SegmentMade`].
-    MakeSegment { memory: u32, segment: u32, kind: SegmentKind, len_bytes: u64 },
+    MakeSegment {
+        memory: u32,
+        segment: u32,
+        kind: SegmentKind,
+        len_bytes: u64,
+    },
     /// Seal segments (index, length) of a memory and check them; answered by [`Input::Sealed`].
-    Seal { memory: u32, segments: Vec<(u32, u64)> },
+    Seal {
+        memory: u32,
+        segments: Vec<(u32, u64)>,
+    },
     /// Close all descriptors of a memory.
-    DropMemory { memory: u32 },
+    DropMemory {
+        memory: u32,
+    },
     /// Store an entry, then count the table's version up and wake who waits for it.
-    SetTable { dc: DcId, slot: Slot, entry: Entry },
+    SetTable {
+        dc: DcId,
+        slot: Slot,
+        entry: Entry,
+    },
     /// Set the bit of `source` (if any), count `PULL` up (if asked), and wake the doorbell's owner if it sleeps.
-    Ring { dc: DcId, doorbell: u32, source: Option<Slot>, pull: bool },
-    ToProxy { proxy: u16, message: ToProxy, tail: Vec<u8>, fds: Vec<Descriptor> },
+    Ring {
+        dc: DcId,
+        doorbell: u32,
+        source: Option<Slot>,
+        pull: bool,
+    },
+    ToProxy {
+        proxy: u16,
+        message: ToProxy,
+        tail: Vec<u8>,
+        fds: Vec<Descriptor>,
+    },
     /// Start the process of a proxy; answered by [`Input::ProxyStarted`] or [`Input::ProxyNotStarted`].
-    StartProxy { proxy: u16, incarnation: Incarnation },
+    StartProxy {
+        proxy: u16,
+        incarnation: Incarnation,
+    },
     /// SIGKILL; [`Input::ProxyExited`] follows.
-    KillProxy { proxy: u16 },
+    KillProxy {
+        proxy: u16,
+    },
     Note(Note),
 }
 
 /// What a log should say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Note {
-    Bound { endpoint: Endpoint, pid: u32 },
-    Ended { endpoint: Endpoint },
-    Introduced { a: Endpoint, b: Endpoint },
-    Attached { local: Endpoint, remote: Endpoint, proxy: u16 },
-    ProxyUp { proxy: u16, pid: u32 },
-    ProxyExited { proxy: u16 },
-    ProxyStalled { proxy: u16 },
+    Bound {
+        endpoint: Endpoint,
+        pid: u32,
+    },
+    Ended {
+        endpoint: Endpoint,
+    },
+    Introduced {
+        a: Endpoint,
+        b: Endpoint,
+    },
+    Attached {
+        local: Endpoint,
+        remote: Endpoint,
+        proxy: u16,
+    },
+    ProxyUp {
+        proxy: u16,
+        pid: u32,
+    },
+    ProxyExited {
+        proxy: u16,
+    },
+    ProxyStalled {
+        proxy: u16,
+    },
     /// A proxy said what makes no sense.
-    ProxyWrong { proxy: u16, what: &'static str },
-    Link { node: NodeId, state: LinkState },
-    NodeDead { node: NodeId, incarnation: Incarnation },
-    Fenced { by: NodeId, incarnation: Incarnation },
+    ProxyWrong {
+        proxy: u16,
+        what: &'static str,
+    },
+    Link {
+        node: NodeId,
+        state: LinkState,
+    },
+    NodeDead {
+        node: NodeId,
+        incarnation: Incarnation,
+    },
+    Fenced {
+        by: NodeId,
+        incarnation: Incarnation,
+    },
     /// Entries of another node's directory that were refused.
-    DirectoryRefused { node: NodeId, entries: u64 },
+    DirectoryRefused {
+        node: NodeId,
+        entries: u64,
+    },
 }
 
 impl fmt::Display for Note {
@@ -116,7 +229,9 @@ impl fmt::Display for Note {
             Note::Bound { endpoint, pid } => write!(f, "endpoint {endpoint} bound to process {pid}"),
             Note::Ended { endpoint } => write!(f, "endpoint {endpoint} ended"),
             Note::Introduced { a, b } => write!(f, "{a} and {b} introduced"),
-            Note::Attached { local, remote, proxy } => write!(f, "{local} and {remote} carried by proxy {proxy}"),
+            Note::Attached { local, remote, proxy } => {
+                write!(f, "{local} and {remote} carried by proxy {proxy}")
+            }
             Note::ProxyUp { proxy, pid } => write!(f, "proxy {proxy} up as process {pid}"),
             Note::ProxyExited { proxy } => write!(f, "proxy {proxy} exited"),
             Note::ProxyStalled { proxy } => write!(f, "proxy {proxy} shows no progress and is killed"),

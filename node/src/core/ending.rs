@@ -117,6 +117,7 @@ impl Core {
                 })
                 .collect();
             for (remote, proxy) in far {
+                // Its side stays in use until the proxy says `Detached`.
                 self.say(proxy, ToProxy::Detach { local: endpoint, remote }, out);
             }
             self.forget(endpoint, out);

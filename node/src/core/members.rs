@@ -52,7 +52,14 @@ impl Core {
         }
     }
 
-    fn bound_asked(&mut self, now: Now, conn: ConnId, own: Endpoint, request: Request, out: &mut Vec<Effect>) {
+    fn bound_asked(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        own: Endpoint,
+        request: Request,
+        out: &mut Vec<Effect>,
+    ) {
         match request {
             Request::Ready => self.ready(conn, own, out),
             Request::NewSegment { kind, len_bytes } => self.new_segment(conn, own, kind, len_bytes, out),
@@ -117,7 +124,11 @@ impl Core {
         if !introduced {
             return refuse(conn, Refusal::NoSuchEndpoint, out);
         }
-        let Some(sealed) = there.sealed(segment) else { return refuse(conn, Refusal::BadRequest, out) };
+        let Some(sealed) = there.sealed(segment) else {
+            // A proxy may speak of a segment before its word that it has mapped it has come here.
+            let not_yet = matches!(there.owner, Owner::Proxy { .. });
+            return refuse(conn, if not_yet { Refusal::NotReady } else { Refusal::BadRequest }, out);
+        };
         let reply = Reply::Segment { index: segment, len_bytes: sealed.len_bytes };
         out.push(Effect::Reply { conn, reply, fds: vec![Descriptor::Segment { memory, segment }] });
     }

@@ -69,8 +69,12 @@ impl Memory {
             return Err(NotAdded::Misshapen);
         }
         match kind {
-            SegmentKind::Sides if !len_bytes.is_multiple_of(side::BYTES as u64) => return Err(NotAdded::Misshapen),
-            SegmentKind::Sides if len_bytes > sides_bytes(abi::limits::SIDES_PROXY) => return Err(NotAdded::TooMuch),
+            SegmentKind::Sides if !len_bytes.is_multiple_of(side::BYTES as u64) => {
+                return Err(NotAdded::Misshapen);
+            }
+            SegmentKind::Sides if len_bytes > sides_bytes(abi::limits::SIDES_PROXY) => {
+                return Err(NotAdded::TooMuch);
+            }
             SegmentKind::Pool if len_bytes > pool_bytes_max.saturating_sub(self.pool_bytes()) => {
                 return Err(NotAdded::TooMuch);
             }
@@ -128,6 +132,12 @@ impl Memory {
 
     pub fn free_sides(&self) -> usize {
         self.free.len()
+    }
+
+    /// How many of these are free.
+    #[cfg(test)]
+    pub fn free_among(&self, places: &BTreeSet<SidePlace>) -> usize {
+        self.free.intersection(places).count()
     }
 
     pub fn take_side(&mut self) -> Option<SidePlace> {

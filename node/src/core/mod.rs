@@ -22,6 +22,8 @@ mod view;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -113,7 +115,9 @@ impl Core {
                     self.end_local(now, endpoint, out);
                 }
             }
-            Input::SegmentMade { memory, segment, made } => self.segment_made(now, memory, segment, made, out),
+            Input::SegmentMade { memory, segment, made } => {
+                self.segment_made(now, memory, segment, made, out)
+            }
             Input::Sealed { memory, sealed } => self.sealed(now, memory, sealed, out),
             Input::ProxyStarted { proxy, pid, token } => self.proxy_started(now, proxy, pid, token),
             Input::ProxyNotStarted { proxy } => self.proxy_exited(now, proxy, out),

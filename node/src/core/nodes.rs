@@ -20,7 +20,8 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         if self.plan.route(node) != Some(proxy) {
-            return out.push(Effect::Note(Note::ProxyWrong { proxy, what: "a link to a node it does not serve" }));
+            return out
+                .push(Effect::Note(Note::ProxyWrong { proxy, what: "a link to a node it does not serve" }));
         }
         if state == LinkState::Up && !self.seen(now, node, incarnation, out) {
             return;

@@ -5,8 +5,8 @@ use abi::member::{Introduction, Refusal, Reply};
 use abi::{Endpoint, Slot};
 
 use super::effect::{Descriptor, Effect, Note};
-use super::memory::SidePlace;
 use super::members::{refuse, reply};
+use super::memory::SidePlace;
 use super::state::{Link, Local, Stage, Via};
 use super::{ConnId, Core};
 
@@ -50,7 +50,8 @@ impl Core {
         if local.links.contains_key(&to) {
             return self.sight(own, to).ok_or(Refusal::NoSuchEndpoint);
         }
-        if peer.stage != Stage::Ready || !self.has_free_side(peer.memory) || !self.has_free_side(local.memory) {
+        if peer.stage != Stage::Ready || !self.has_free_side(peer.memory) || !self.has_free_side(local.memory)
+        {
             return Err(Refusal::NotReady);
         }
         self.link(own, to, Via::Local).ok_or(Refusal::NotReady)?;
@@ -127,7 +128,8 @@ impl Core {
             match self.sight(own, peer) {
                 Some(Sight { introduction, fds }) => {
                     let moved = told && introduction.proxied;
-                    let reply = if moved { Reply::Moved(introduction) } else { Reply::Introduced(introduction) };
+                    let reply =
+                        if moved { Reply::Moved(introduction) } else { Reply::Introduced(introduction) };
                     self.told(own, peer);
                     return out.push(Effect::Reply { conn, reply, fds });
                 }
@@ -156,7 +158,12 @@ impl Core {
     }
 
     /// The caller has closed an ended pair and zeroed its side.
-    pub(super) fn recycled(&mut self, own: Endpoint, peer: Endpoint, out: &mut Vec<Effect>) -> Result<(), Refusal> {
+    pub(super) fn recycled(
+        &mut self,
+        own: Endpoint,
+        peer: Endpoint,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
         let link = self.locals.get(&own).and_then(|l| l.links.get(&peer)).ok_or(Refusal::NoSuchEndpoint)?;
         match link.via {
             Via::Remote(_) => self.recycled_far(own, peer, out),

@@ -88,7 +88,8 @@ impl Plan {
     /// DCs in which a proxy has anybody to carry to.
     pub fn dcs_of_proxy(&self, proxy: u16) -> Vec<DcId> {
         let Some(plan) = self.proxies.iter().find(|p| p.index == proxy) else { return Vec::new() };
-        let shared = |dc: &&DcId| self.dcs[*dc].ranges.keys().any(|n| *n != self.node && plan.nodes.contains(n));
+        let shared =
+            |dc: &&DcId| self.dcs[*dc].ranges.keys().any(|n| *n != self.node && plan.nodes.contains(n));
         self.dcs.keys().filter(shared).copied().collect()
     }
 

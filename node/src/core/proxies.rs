@@ -39,7 +39,9 @@ impl Core {
                 ProxyStage::Starting { by } | ProxyStage::Stopping { by } if by <= now => {
                     self.kill_proxy(proxy, out);
                 }
-                ProxyStage::Up if there.unanswered_since.is_some_and(|since| since + STALLED_AFTER <= now) => {
+                ProxyStage::Up
+                    if there.unanswered_since.is_some_and(|since| since + STALLED_AFTER <= now) =>
+                {
                     out.push(Effect::Note(Note::ProxyStalled { proxy }));
                     self.kill_proxy(proxy, out);
                 }
@@ -107,7 +109,8 @@ impl Core {
     }
 
     pub(super) fn end_all(&mut self, now: Now, fenced: bool, out: &mut Vec<Effect>) {
-        let all: Vec<_> = self.locals.iter().filter(|(_, l)| !l.stage.is_dead()).map(|(e, l)| (*e, l.conn)).collect();
+        let all: Vec<_> =
+            self.locals.iter().filter(|(_, l)| !l.stage.is_dead()).map(|(e, l)| (*e, l.conn)).collect();
         for (endpoint, conn) in all {
             if let Some(conn) = conn.and_then(|c| self.conns.get_mut(&c)) {
                 conn.fenced = fenced;
@@ -180,7 +183,14 @@ impl Core {
         self.kill_proxy(proxy, out);
     }
 
-    fn proxy_up_said(&mut self, now: Now, proxy: u16, message: FromProxy, tail: &[u8], out: &mut Vec<Effect>) {
+    fn proxy_up_said(
+        &mut self,
+        now: Now,
+        proxy: u16,
+        message: FromProxy,
+        tail: &[u8],
+        out: &mut Vec<Effect>,
+    ) {
         match message {
             FromProxy::Hello { .. } => {}
             FromProxy::Mapped { dc, index } => self.proxy_mapped(proxy, dc, index, out),
@@ -188,7 +198,9 @@ impl Core {
                 self.proxy_new_segment(proxy, dc, kind, len_bytes, out);
             }
             FromProxy::WantSegment { memory, segment } => self.proxy_wants(proxy, memory, segment, out),
-            FromProxy::RemoteOpen { local, remote, node } => self.remote_open(proxy, local, remote, node, out),
+            FromProxy::RemoteOpen { local, remote, node } => {
+                self.remote_open(proxy, local, remote, node, out)
+            }
             FromProxy::Detached { local, remote } => self.detached(proxy, local, remote, out),
             FromProxy::NodeClosed { node } => self.node_closed(proxy, node, out),
             FromProxy::Link { node, incarnation, state } => {
@@ -219,9 +231,11 @@ impl Core {
         out.push(Effect::Note(Note::ProxyUp { proxy, pid }));
         self.tell_dead_nodes(now, proxy, out);
         for dc in self.plan.dcs_of_proxy(proxy) {
-            let memory = self.first_memory(Owner::Proxy { proxy, dc }, SIDES_PROXY, POOL_SEGMENT_BYTES_MIN, out);
+            let memory =
+                self.first_memory(Owner::Proxy { proxy, dc }, SIDES_PROXY, POOL_SEGMENT_BYTES_MIN, out);
             let message = ToProxy::Dc { dc, doorbell: doorbell::of_proxy(proxy) as u32, memory };
-            let fds = vec![Descriptor::Table(dc), Descriptor::Doorbells(dc), Descriptor::ProxyBell { proxy, dc }];
+            let fds =
+                vec![Descriptor::Table(dc), Descriptor::Doorbells(dc), Descriptor::ProxyBell { proxy, dc }];
             self.say_with(proxy, message, fds, out);
             if let Some(there) = self.proxies.get_mut(&proxy) {
                 there.memories.insert(dc, memory);
@@ -243,7 +257,14 @@ impl Core {
         out.push(Effect::Seal { memory, segments });
     }
 
-    pub(super) fn proxy_sealed(&mut self, _now: Now, proxy: u16, dc: DcId, sealed: bool, out: &mut Vec<Effect>) {
+    pub(super) fn proxy_sealed(
+        &mut self,
+        _now: Now,
+        proxy: u16,
+        dc: DcId,
+        sealed: bool,
+        out: &mut Vec<Effect>,
+    ) {
         if !sealed {
             return self.proxy_wrong(proxy, "a segment of its was spoilt before the seal; killed", out);
         }
@@ -295,7 +316,10 @@ impl Core {
             l.links.keys().any(|peer| l.far(*peer).is_some_and(|f| f.proxy == proxy && f.place.is_some()))
         });
         let Some(sealed) = there.sealed(segment).filter(|_| carries) else {
-            return out.push(Effect::Note(Note::ProxyWrong { proxy, what: "wants a segment that is not its to read" }));
+            return out.push(Effect::Note(Note::ProxyWrong {
+                proxy,
+                what: "wants a segment that is not its to read",
+            }));
         };
         let message = ToProxy::PeerSegment { memory, segment, len_bytes: sealed.len_bytes };
         self.say_with(proxy, message, vec![Descriptor::Segment { memory, segment }], out);

@@ -138,7 +138,10 @@ impl Core {
         let lives = there.is_some_and(|l| l.stage.is_visible());
         let why = match far {
             _ if !plausible => {
-                out.push(Effect::Note(Note::ProxyWrong { proxy, what: "an endpoint outside its node's slots" }));
+                out.push(Effect::Note(Note::ProxyWrong {
+                    proxy,
+                    what: "an endpoint outside its node's slots",
+                }));
                 Refusal::NoSuchEndpoint
             }
             Some(Far { ended: true, .. } | Far { gone: true, .. } | Far { recycled: true, .. }) => {
@@ -237,7 +240,8 @@ impl Core {
         if far.recycled {
             return;
         }
-        if far.place.is_none() {
+        if far.place.is_none() || far.gone {
+            self.free_their_side(far, own, remote);
             return self.unlink(own, remote);
         }
         self.with_far(own, remote, |far| far.recycled = true);
@@ -247,7 +251,9 @@ impl Core {
     /// A dead endpoint's pair that no proxy has anything more to do for.
     pub(super) fn release_ended(&mut self, own: Endpoint, remote: Endpoint, out: &mut Vec<Effect>) {
         let Some(far) = self.locals.get(&own).and_then(|l| l.far(remote)) else { return };
-        if far.ended && far.place.is_some() && !far.recycled && !far.gone {
+        if far.gone {
+            self.free_their_side(far, own, remote);
+        } else if far.ended && far.place.is_some() && !far.recycled {
             self.say(far.proxy, ToProxy::Detach { local: own, remote }, out);
         }
         if far.ended || far.recycled || far.gone {
@@ -257,7 +263,6 @@ impl Core {
 
     /// A proxy has forgotten a pair; its side of it is zeroes again.
     pub(super) fn detached(&mut self, proxy: u16, local: Endpoint, remote: Endpoint, out: &mut Vec<Effect>) {
-        let Some(memory) = self.proxy_memory(proxy, local.dc) else { return };
         let there = self.locals.get(&local);
         let alive = there.is_some_and(|l| !l.stage.is_dead());
         let far = there.and_then(|l| l.far(remote)).filter(|f| f.proxy == proxy);
@@ -265,17 +270,28 @@ impl Core {
             // The local end still reads the proxy's side; both are free when it says `Recycled`.
             return self.with_far(local, remote, |far| far.gone = true);
         }
-        if let Some(theirs) = self.memories.get_mut(&memory)
-            && let Some(side) = theirs.used.remove(&(local, remote))
-        {
-            theirs.give_side(side);
-        }
+        self.free_side_of(proxy, local, remote);
         if far.is_some() {
             self.unlink(local, remote);
             self.settle(local, out);
             self.retry_opens_of(local, out);
         }
         self.carry_waiting(proxy, local.dc, out);
+    }
+
+    /// Frees the side that a proxy had for a pair it has forgotten.
+    fn free_side_of(&mut self, proxy: u16, local: Endpoint, remote: Endpoint) {
+        let memory = self.proxy_memory(proxy, local.dc);
+        let Some(theirs) = memory.and_then(|m| self.memories.get_mut(&m)) else { return };
+        if let Some(side) = theirs.used.remove(&(local, remote)) {
+            theirs.give_side(side);
+        }
+    }
+
+    fn free_their_side(&mut self, far: Far, local: Endpoint, remote: Endpoint) {
+        if far.place.is_some() {
+            self.free_side_of(far.proxy, local, remote);
+        }
     }
 
     /// A proxy has ended, and all its memory with it.

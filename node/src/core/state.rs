@@ -86,13 +86,19 @@ pub(super) struct Remote {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stage {
     /// Its first segments are being made for this connection, which binds itself, or another process.
-    Making { conn: ConnId },
+    Making {
+        conn: ConnId,
+    },
     /// Bound for a process that has not claimed it.
     Reserved,
     /// Its process has the segments and has not mapped them all; `visible` already if it was reserved.
-    Mapping { visible: bool },
+    Mapping {
+        visible: bool,
+    },
     Ready,
-    Dead { until: Now },
+    Dead {
+        until: Now,
+    },
 }
 
 impl Stage {
@@ -170,12 +176,18 @@ pub(super) struct Inquiry {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ProxyStage {
     /// To be started at that time.
-    Waiting { at: Now },
+    Waiting {
+        at: Now,
+    },
     /// Asked for; has not said hello.
-    Starting { by: Now },
+    Starting {
+        by: Now,
+    },
     Up,
     /// Told to end by then.
-    Stopping { by: Now },
+    Stopping {
+        by: Now,
+    },
     /// Killed; its exit has not been seen.
     Killed,
     /// By the operator's wish.

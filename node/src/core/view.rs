@@ -175,7 +175,8 @@ impl Core {
 
     /// Every endpoint that is known and lives, and the dead ones of this node whose memory is still kept.
     pub fn endpoints(&self, now: Now) -> Vec<EndpointView> {
-        let mut views: Vec<EndpointView> = self.locals.keys().filter_map(|e| self.local_view(now, *e)).collect();
+        let mut views: Vec<EndpointView> =
+            self.locals.keys().filter_map(|e| self.local_view(now, *e)).collect();
         for (id, dc) in &self.dcs {
             for (slot, remote) in dc.remotes.iter().filter(|(_, r)| r.alive) {
                 let endpoint = abi::Endpoint::new(*id, *slot, remote.generation);

@@ -142,12 +142,16 @@ impl Driver {
 
     fn answer(&mut self, line: &[u8]) -> Value {
         if line.len() > LINE_BYTES_MAX {
-            return refusal("the request is too long", &format!("send one line of at most {LINE_BYTES_MAX} bytes"));
+            return refusal(
+                "the request is too long",
+                &format!("send one line of at most {LINE_BYTES_MAX} bytes"),
+            );
         }
         let request = match serde_json::from_slice::<Request>(line) {
             Ok(request) => request,
             Err(e) => {
-                let hint = "send {\"request\": NAME} with status, ps, proxies, proxy_restart, proxy_stop or stop";
+                let hint =
+                    "send {\"request\": NAME} with status, ps, proxies, proxy_restart, proxy_stop or stop";
                 return refusal(&format!("not a request: {e}"), hint);
             }
         };
@@ -168,7 +172,10 @@ impl Driver {
     fn order(&mut self, name: &str, order: impl Fn(u16) -> Order) -> Value {
         let Some(proxy) = self.core.proxy_named(name) else {
             let known: Vec<&str> = self.core.plan().proxies.iter().map(|p| p.name.as_str()).collect();
-            return refusal(&format!("no proxy is named {name:?}"), &format!("there are: {}", known.join(", ")));
+            return refusal(
+                &format!("no proxy is named {name:?}"),
+                &format!("there are: {}", known.join(", ")),
+            );
         };
         self.handle(Input::Order(order(proxy)));
         json!({ "done": true })

@@ -129,11 +129,13 @@ impl Couriers {
     }
 
     /// After its exit descriptor fired and its last words were read.
-    pub fn exited(&mut self, proxy: u16) -> Option<Input> {
+    pub fn exited(&mut self, proxy: u16, epoll: &Epoll) -> Option<Input> {
         if !self.running.get(&proxy).is_some_and(|r| pidfd_exited(&r.started.exit)) {
             return None;
         }
         let mut there = self.running.remove(&proxy)?;
+        // Closing would not end the watch if somebody else has the descriptor too.
+        let _ = epoll.remove(&there.started.exit);
         there.started.handle.reap();
         Some(Input::ProxyExited { proxy })
     }
@@ -144,7 +146,8 @@ impl Couriers {
             there.started.handle.kill();
         }
         for (_, mut there) in std::mem::take(&mut self.running) {
-            let _ = shm::os::peer::pidfd_exited_within(&there.started.exit, std::time::Duration::from_secs(1));
+            let _ =
+                shm::os::peer::pidfd_exited_within(&there.started.exit, std::time::Duration::from_secs(1));
             there.started.handle.reap();
         }
     }

@@ -17,8 +17,10 @@ use super::vault::Vault;
 use crate::NodeError;
 use crate::core::{ConnId, Descriptor, Input, Process};
 
-/// Connections that members may have open, all together and of one user.
+/// Connections that members may have open, all together.
 const CONNECTIONS_MAX: usize = 8192;
+/// Of one user: as many as a DC has slots.
+const CONNECTIONS_OF_USER_MAX: usize = 4096;
 /// Room for answers that a member has not read: a few.
 const SEND_BUFFER_BYTES: usize = 8192;
 
@@ -30,6 +32,7 @@ struct Member {
 pub(super) struct Members {
     listener: OwnedFd,
     open: BTreeMap<ConnId, Member>,
+    of_user: BTreeMap<u32, usize>,
     next: ConnId,
     /// Given up for a moment when descriptors run out, so that the connection in line can be refused.
     spare: Option<OwnedFd>,
@@ -40,7 +43,7 @@ impl Members {
         epoll
             .add(&listener, Token { kind: Watched::Listener, id: 0 }.to_word(), Readiness::READ)
             .map_err(NodeError::system("to watch the member socket"))?;
-        Ok(Members { listener, open: BTreeMap::new(), next: 1, spare: spare() })
+        Ok(Members { listener, open: BTreeMap::new(), of_user: BTreeMap::new(), next: 1, spare: spare() })
     }
 
     /// Takes one connection in line. Ok(None): it was turned away; Err: there is none.
@@ -64,8 +67,14 @@ impl Members {
             turn_away(&socket, Refusal::NotAllowed);
             return None;
         };
-        if self.open.len() >= CONNECTIONS_MAX {
-            tracing::warn!(pid = process.pid, uid = process.uid, "connection refused: {CONNECTIONS_MAX} are open");
+        let of_user = self.of_user.get(&process.uid).copied().unwrap_or(0);
+        if self.open.len() >= CONNECTIONS_MAX || of_user >= CONNECTIONS_OF_USER_MAX {
+            tracing::warn!(
+                pid = process.pid,
+                uid = process.uid,
+                of_user,
+                "connection refused: too many are open"
+            );
             turn_away(&socket, Refusal::LimitReached);
             return None;
         }
@@ -82,6 +91,7 @@ impl Members {
             return None;
         }
         let who = Process { pid: process.pid, uid: process.uid, start_time: process.start_time };
+        *self.of_user.entry(process.uid).or_default() += 1;
         self.open.insert(conn, Member { socket, process });
         Some(Input::Connected { conn, process: who })
     }
@@ -92,7 +102,9 @@ impl Members {
         let mut bytes = [0; WORDS_BYTES + 1];
         // Descriptors that come along are nobody's and closed at once.
         let request = match fdpass::recv_with_fds(&member.socket, &mut bytes) {
-            Ok((len, _)) if len > 0 => from_bytes(&bytes[..len]).and_then(|words| Request::from_words(&words)),
+            Ok((len, _)) if len > 0 => {
+                from_bytes(&bytes[..len]).and_then(|words| Request::from_words(&words))
+            }
             Err(PassError::TimedOut) => return None,
             Err(PassError::LongDatagram) => None,
             Ok(_) | Err(_) => return self.end(conn),
@@ -106,13 +118,7 @@ impl Members {
     }
 
     /// Answers. A member that does not read its answers, or is gone, is dropped.
-    pub fn reply(
-        &mut self,
-        conn: ConnId,
-        reply: Reply,
-        fds: &[Descriptor],
-        vault: &Vault,
-    ) -> Option<Input> {
+    pub fn reply(&mut self, conn: ConnId, reply: Reply, fds: &[Descriptor], vault: &Vault) -> Option<Input> {
         let member = self.open.get(&conn)?;
         let found: Option<Vec<_>> = fds.iter().map(|fd| vault.find(*fd)).collect();
         let sent = match found {
@@ -128,7 +134,11 @@ impl Members {
 
     /// Drops a connection and says so.
     pub fn end(&mut self, conn: ConnId) -> Option<Input> {
-        self.open.remove(&conn).map(|_| Input::Disconnected { conn })
+        let gone = self.open.remove(&conn)?;
+        if let Some(count) = self.of_user.get_mut(&gone.process.uid) {
+            *count -= 1;
+        }
+        Some(Input::Disconnected { conn })
     }
 }
 

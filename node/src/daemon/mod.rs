@@ -115,7 +115,7 @@ impl Driver {
             Watched::ProxyExit => {
                 // Its last words first.
                 self.proxy_ready(proxy, usize::MAX);
-                let exited = self.hands.couriers.exited(proxy);
+                let exited = self.hands.couriers.exited(proxy, &self.hands.epoll);
                 self.handle_some(exited);
             }
             Watched::Admin => self.hands.admin.accept(&self.hands.epoll),
@@ -204,7 +204,8 @@ impl Hands {
 
     fn open_process(&mut self, ticket: u32, pid: u32) -> Input {
         let token = Token { kind: Watched::Ticket, id: u64::from(ticket) }.to_word();
-        let found = process::open(pid).filter(|(pidfd, _)| self.epoll.add(pidfd, token, Readiness::READ).is_ok());
+        let found =
+            process::open(pid).filter(|(pidfd, _)| self.epoll.add(pidfd, token, Readiness::READ).is_ok());
         let process = found.map(|(pidfd, process)| {
             self.processes.insert(ticket, pidfd);
             process

@@ -73,7 +73,12 @@ impl House {
         let cluster = Cluster::load(&options.cluster_file)?;
         let node = cluster.node(&options.node).cloned().ok_or_else(|| NodeError::NoSuchNode {
             asked: options.node.clone(),
-            known: cluster.nodes.iter().map(|n| format!("{} ({})", n.id, n.name)).collect::<Vec<_>>().join(", "),
+            known: cluster
+                .nodes
+                .iter()
+                .map(|n| format!("{} ({})", n.id, n.name))
+                .collect::<Vec<_>>()
+                .join(", "),
         })?;
         if let Some(key) = cluster.key_file.as_ref().filter(|_| cluster.nodes.len() > 1) {
             std::fs::metadata(key).map_err(NodeError::file("find the cluster key", key))?;
@@ -183,8 +188,12 @@ fn proxy_options(cluster: &Cluster, node: &ClusterNode, plan: &Plan) -> BTreeMap
 
 fn listen(path: &Path, mode: u32) -> Result<std::os::fd::OwnedFd, NodeError> {
     let socket = fdpass::listen(path, BACKLOG).map_err(|why| match why {
-        PassError::Refused(errno) => NodeError::File { what: "listen at", path: path.to_owned(), source: errno.into() },
-        why => NodeError::File { what: "listen at", path: path.to_owned(), source: std::io::Error::other(why) },
+        PassError::Refused(errno) => {
+            NodeError::File { what: "listen at", path: path.to_owned(), source: errno.into() }
+        }
+        why => {
+            NodeError::File { what: "listen at", path: path.to_owned(), source: std::io::Error::other(why) }
+        }
     })?;
     set_mode(path, mode)?;
     Ok(socket)

@@ -17,7 +17,8 @@ pub(super) struct EndSignals {
 
 pub(super) fn ring_on_end(stop: Arc<EventFd>) -> Result<EndSignals, NodeError> {
     let here = std::path::Path::new("this process");
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(NodeError::file("handle the signals of", here))?;
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT]).map_err(NodeError::file("handle the signals of", here))?;
     let handle = signals.handle();
     let wait = move || {
         for signal in signals.forever() {

@@ -1,5 +1,8 @@
 //! What a descriptor in the daemon's epoll is: its kind in the top byte, its number below.
 
+/// The bytes of a token that hold the number.
+const NUMBER: u64 = (1 << 56) - 1;
+
 /// What is watched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -29,7 +32,7 @@ pub(super) struct Token {
 
 impl Token {
     pub fn to_word(self) -> u64 {
-        (self.kind as u64) << 56 | (self.id & (1 << 56) - 1)
+        (self.kind as u64) << 56 | (self.id & NUMBER)
     }
 
     pub fn from_word(word: u64) -> Option<Token> {
@@ -45,6 +48,6 @@ impl Token {
             9 => Watched::Stop,
             _ => return None,
         };
-        Some(Token { kind, id: word & (1 << 56) - 1 })
+        Some(Token { kind, id: word & NUMBER })
     }
 }

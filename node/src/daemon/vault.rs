@@ -73,7 +73,13 @@ impl Vault {
     }
 
     /// Makes a segment, every page present.
-    pub fn make(&mut self, memory: u32, segment: u32, kind: SegmentKind, len_bytes: u64) -> Result<(), MapError> {
+    pub fn make(
+        &mut self,
+        memory: u32,
+        segment: u32,
+        kind: SegmentKind,
+        len_bytes: u64,
+    ) -> Result<(), MapError> {
         let len = usize::try_from(len_bytes).map_err(|_| MapError::Misaligned)?;
         let name = match kind {
             SegmentKind::Sides => format!("dvs-sides-{memory}.{segment}"),
@@ -148,7 +154,8 @@ fn make_table(dc: DcId) -> Result<(OwnWords, Arc<OwnedFd>), NodeError> {
     // Mode 0600: a read-only descriptor of it cannot be reopened writable by another user.
     fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(refused)?;
     fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW).map_err(refused)?;
-    let map = Mapping::shared(fd.as_fd(), 0, table::BYTES, Access::ReadWrite).map_err(memory("a DC table"))?;
+    let map =
+        Mapping::shared(fd.as_fd(), 0, table::BYTES, Access::ReadWrite).map_err(memory("a DC table"))?;
     let words = OwnWords::mapped(&map, 0, table::VERSION + 1).map_err(beyond)?;
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
     let read_only = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(refused)?;

@@ -113,7 +113,10 @@ impl Client {
         assert!(matches!(reply, Reply::Welcome { .. }), "{reply:?}");
         let map = |fd: &OwnedFd, len, access| Mapping::shared(fd.as_fd(), 0, len, access).unwrap();
         client.table = Some(map(&fds[0], table::BYTES, Access::ReadOnly));
-        assert!(Mapping::shared(fds[0].as_fd(), 0, table::BYTES, Access::ReadWrite).is_err(), "the table is read-only");
+        assert!(
+            Mapping::shared(fds[0].as_fd(), 0, table::BYTES, Access::ReadWrite).is_err(),
+            "the table is read-only"
+        );
         client.bells = Some(map(&fds[1], doorbell::BYTES, Access::ReadWrite));
         client
     }
@@ -129,7 +132,8 @@ impl Client {
     /// Whether the bit of `source` is set at `endpoint`'s doorbell.
     pub fn rung_by(&self, endpoint: Endpoint, source: Slot) -> bool {
         let (at, bit) = (source.0 as usize / 64, source.0 % 64);
-        self.bell(endpoint, doorbell::BITS + at) >> bit & 1 == 1 && self.bell(endpoint, doorbell::SUMMARY) >> at & 1 == 1
+        self.bell(endpoint, doorbell::BITS + at) >> bit & 1 == 1
+            && self.bell(endpoint, doorbell::SUMMARY) >> at & 1 == 1
     }
 }
 
@@ -156,7 +160,9 @@ impl Member {
     }
 
     pub fn bound(client: Client, reply: Reply, fds: &[OwnedFd]) -> Member {
-        let Reply::Bound { endpoint, memory, sides, pool_bytes, .. } = reply else { panic!("not bound: {reply:?}") };
+        let Reply::Bound { endpoint, memory, sides, pool_bytes, .. } = reply else {
+            panic!("not bound: {reply:?}")
+        };
         let sides_bytes = sides as usize * side::BYTES;
         let map = |fd: &OwnedFd, len| Mapping::shared(fd.as_fd(), 0, len, Access::ReadWrite).unwrap();
         let (sides, pool) = (map(&fds[0], sides_bytes), map(&fds[1], pool_bytes as usize));

@@ -77,7 +77,8 @@ impl StartProxy for FakeStarter {
         let exit = Arc::new(EventFd::new()?);
         let killed = Arc::new(Mutex::new(false));
         let handle = FakeHandle { exit: Arc::clone(&exit), killed: Arc::clone(&killed) };
-        let started = Started { pid: 4711, exit: exit.as_fd().try_clone_to_owned()?, handle: Box::new(handle) };
+        let started =
+            Started { pid: 4711, exit: exit.as_fd().try_clone_to_owned()?, handle: Box::new(handle) };
         let options = options.clone();
         let proxy = FakeProxy { link, options, exit, killed, lively: true, sides: None, memory: 0 };
         self.0.send(proxy).map_err(|_| std::io::Error::other("the test is over"))?;
@@ -176,7 +177,8 @@ impl FakeProxy {
                     self.memory = memory;
                 }
                 (ToProxy::Segment { dc, index, kind, len_bytes }, _, fds) => {
-                    let map = Mapping::shared(fds[0].as_fd(), 0, len_bytes as usize, Access::ReadWrite).unwrap();
+                    let map =
+                        Mapping::shared(fds[0].as_fd(), 0, len_bytes as usize, Access::ReadWrite).unwrap();
                     if kind == SegmentKind::Sides {
                         self.sides = Some(map);
                     }

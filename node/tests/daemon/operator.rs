@@ -42,8 +42,14 @@ fn malformed_requests_get_an_error_and_a_hint() {
     let house = alone();
     let socket = house.daemon.admin_socket();
     let long = [vec![b'x'; 70 << 10], vec![b'\n']].concat();
-    let bad: [&[u8]; 6] =
-        [b"\n", b"nonsense\n", b"{\"request\":\"dance\"}\n", b"{\"request\":\"status\",\"x\":1}\n", b"\xff\xfe\n", &long];
+    let bad: [&[u8]; 6] = [
+        b"\n",
+        b"nonsense\n",
+        b"{\"request\":\"dance\"}\n",
+        b"{\"request\":\"proxy_stop\"}\n",
+        b"\xff\xfe\n",
+        &long,
+    ];
     for line in bad {
         let answer = raw(&socket, line);
         assert!(answer["error"].is_string() && answer["hint"].is_string(), "{answer}");
@@ -58,7 +64,10 @@ fn a_daemon_leaves_nothing_behind() {
     let house = alone();
     let place = house.daemon.place().clone();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode(&place.node), mode(&place.admin_socket()), mode(&place.member_socket())), (0o700, 0o600, 0o666));
+    assert_eq!(
+        (mode(&place.node), mode(&place.admin_socket()), mode(&place.member_socket())),
+        (0o700, 0o600, 0o666)
+    );
     let member = Member::bind(house.daemon.member_socket(), None, "");
     house.daemon.stop().unwrap();
     assert!(!place.cluster.exists());
@@ -91,7 +100,10 @@ fn a_second_daemon_of_the_same_node_is_refused() {
     let house = alone();
     let again = options(house.folder.path(), ALONE, Box::new(NoProxies));
     let Err(why) = Daemon::in_thread(again) else { panic!("two daemons") };
-    assert!(matches!(&why, NodeError::RunsAlready { pid, .. } if *pid == std::process::id().to_string()), "{why}");
+    assert!(
+        matches!(&why, NodeError::RunsAlready { pid, .. } if *pid == std::process::id().to_string()),
+        "{why}"
+    );
     Member::bind(house.daemon.member_socket(), None, "");
 }
 
@@ -152,18 +164,26 @@ fn what_is_wrong_with_a_cluster_file_is_said_with_its_line() {
         (proxy("name = \"fast\"\nkind = \"rdma\""), "package `proxy-rdma`"),
         (proxy("name = \"fast\"\nkind = \"pigeon\""), "kind \"pigeon\" is unknown"),
         (proxy("name = \"t\"\nkind = \"tcp\"\nnodes = [1]"), "share DC main and no proxy"),
-        (proxy("name = \"t\"\nkind = \"tcp\"\n[[proxy]]\nname = \"u\"\nkind = \"tcp\""), "same address on node"),
+        (
+            proxy("name = \"t\"\nkind = \"tcp\"\n[[proxy]]\nname = \"u\"\nkind = \"tcp\""),
+            "same address on node",
+        ),
         (format!("node_dead_after_ms = 5\n{NODES}"), ":1:22: node_dead_after_ms is 5"),
     ];
     for (text, expected) in bad {
         let why = Cluster::parse(&text, Path::new("lab.toml")).expect_err(&text).to_string();
-        assert!(why.starts_with("lab.toml") && why.contains(expected), "{why:?} does not say {expected:?}\n{text}");
+        assert!(
+            why.starts_with("lab.toml") && why.contains(expected),
+            "{why:?} does not say {expected:?}\n{text}"
+        );
     }
 }
 
 #[test]
 fn a_good_cluster_file_gives_each_node_its_slots() {
-    let text = format!("key_file = \"lab.key\"\n{NODES}[[dc]]\nid = 1\nname = \"main\"\nnodes = [2, 1]\nuids = [1000]\n");
+    let text = format!(
+        "key_file = \"lab.key\"\n{NODES}[[dc]]\nid = 1\nname = \"main\"\nnodes = [2, 1]\nuids = [1000]\n"
+    );
     let cluster = Cluster::parse(&text, Path::new("/etc/dvs/lab.toml")).unwrap();
     assert_eq!(cluster.key_file.as_deref(), Some(Path::new("/etc/dvs/lab.key")));
     let node = cluster.node("2").unwrap();

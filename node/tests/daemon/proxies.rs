@@ -130,7 +130,10 @@ fn a_pair_moves_to_the_successor_of_a_dead_proxy() {
     assert_eq!((attach.local, attach.remote, attach.side), (a.endpoint, remote, before.own_side));
     let (after, fds, moved) = introduced(&a);
     assert!(moved && after.proxied);
-    assert_eq!((after.peer, after.own_segment, after.own_side), (remote, before.own_segment, before.own_side));
+    assert_eq!(
+        (after.peer, after.own_segment, after.own_side),
+        (remote, before.own_segment, before.own_side)
+    );
     assert!(after.memory == successor.memory && after.memory != old_memory);
     successor.write(attach.own_side, side::LANE, 6);
     assert_eq!(read_peer(&after, &fds, side::LANE), 6);

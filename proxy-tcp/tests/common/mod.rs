@@ -1,6 +1,8 @@
 //! What the tests share: fabrics on ports of the system's choice, a clock, and a relay that can break connections.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod raw;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
