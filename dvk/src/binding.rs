@@ -279,7 +279,7 @@ impl Binding {
     fn withdraw(&mut self, sent: Sent, timeout: Timeout) -> Result<(), SendError> {
         let bound = Instant::now() + Duration::from_millis(WITHDRAW_WAIT_MS);
         loop {
-            match self.core.withdraw(sent) {
+            match self.core.withdraw(sent, &mut self.daemon) {
                 Err(corrupt) => return Err(SendError::Corrupt(corrupt)),
                 Ok(Withdrawal::Taken) => return Err(SendError::TimedOutTaken),
                 Ok(Withdrawal::Withdrawn) if timeout == Timeout::Zero => return Err(SendError::WouldBlock),
@@ -402,7 +402,7 @@ impl Binding {
                 Look::Quick => None,
                 Look::Thorough => core.poll_call_end(call, daemon),
                 Look::Last if core.is_deadlock(call) => {
-                    core.give_up(call, true);
+                    core.give_up(call, true, daemon);
                     Some(Err(SendrecError::Deadlock))
                 }
                 Look::Last => core.poll_call_end(call, daemon),
@@ -417,7 +417,7 @@ impl Binding {
     fn give_up(&mut self, call: Call, timeout: Timeout) -> SendrecError {
         let bound = Instant::now() + Duration::from_millis(WITHDRAW_WAIT_MS);
         loop {
-            match self.core.give_up(call, Instant::now() >= bound) {
+            match self.core.give_up(call, Instant::now() >= bound, &mut self.daemon) {
                 Some(SendrecError::TimedOut) if timeout == Timeout::Zero => return SendrecError::WouldBlock,
                 Some(why) => return why,
                 None => std::thread::yield_now(),

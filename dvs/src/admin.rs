@@ -75,19 +75,29 @@ impl Daemon<'_> {
                 failure(Exit::NotRunning, what, up)
             }
             CallError::Dead { path } => {
-                let what = format!("the daemon of node {node} is dead: only {} is left of it", path.display());
+                let what =
+                    format!("the daemon of node {node} is dead: only {} is left of it", path.display());
                 failure(Exit::NotRunning, what, up)
             }
             CallError::TimedOut { timeout } => {
                 let pid = self.recorded_pid().map_or_else(String::new, |pid| format!(" (process {pid})"));
-                let what = format!("the daemon of node {node}{pid} did not answer within {} s", timeout.as_secs());
+                let what =
+                    format!("the daemon of node {node}{pid} did not answer within {} s", timeout.as_secs());
                 let log = self.place.files(self.node).log();
-                failure(Exit::NotRunning, what, format!("look at {}; `dvs down {file}` ends it", log.display()))
+                failure(
+                    Exit::NotRunning,
+                    what,
+                    format!("look at {}; `dvs down {file}` ends it", log.display()),
+                )
             }
-            CallError::Refused { error, hint } => failure(Exit::Refused, format!("node {node}: {error}"), hint.clone()),
-            CallError::Garbled { .. } | CallError::Io { .. } => {
-                failure(Exit::Failed, format!("node {node}: {why}"), "are `dvs` and the daemon of one version?")
+            CallError::Refused { error, hint } => {
+                failure(Exit::Refused, format!("node {node}: {error}"), hint.clone())
             }
+            CallError::Garbled { .. } | CallError::Io { .. } => failure(
+                Exit::Failed,
+                format!("node {node}: {why}"),
+                "are `dvs` and the daemon of one version?",
+            ),
         }
     }
 }

@@ -16,7 +16,11 @@ const EXAMPLES: &str = "Examples:
   dvs down cluster.toml                         stop them";
 
 #[derive(Parser, Debug)]
-#[command(name = "dvs", version, about = "Distributed containers in user space: start nodes, run programs in them, look at them")]
+#[command(
+    name = "dvs",
+    version,
+    about = "Distributed containers in user space: start nodes, run programs in them, look at them"
+)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Cli {
     /// Print one JSON object on standard output

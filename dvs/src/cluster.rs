@@ -72,7 +72,8 @@ impl Place {
                 self.cluster.nodes.iter().map(|n| format!("{} ({})", n.id, n.name)).collect();
             let names: Vec<String> = self.cluster.nodes.iter().map(|n| n.name.as_str().to_owned()).collect();
             let near = did_you_mean(asked, &names);
-            let hint = if near.starts_with("did you mean") { near } else { format!("known: {}", known.join(", ")) };
+            let hint =
+                if near.starts_with("did you mean") { near } else { format!("known: {}", known.join(", ")) };
             let what = format!("cluster {} has no node {asked:?}", self.cluster.name);
             failure(Exit::Config, what, hint)
         })
@@ -98,13 +99,22 @@ impl Place {
             }
             return Ok(nodes);
         }
-        let here = |node: &&ClusterNode| is_local(node.address.ip()) || self.files(node).admin_socket().exists();
+        let here =
+            |node: &&ClusterNode| is_local(node.address.ip()) || self.files(node).admin_socket().exists();
         let nodes: Vec<&ClusterNode> = self.cluster.nodes.iter().filter(here).collect();
         if nodes.is_empty() {
             let addresses: Vec<String> =
                 self.cluster.nodes.iter().map(|n| format!("{} ({})", n.name, n.address)).collect();
-            let what = format!("no node of cluster {} lives on this machine: {}", self.cluster.name, addresses.join(", "));
-            return Err(failure(Exit::Config, what, "name one with --node, or correct the addresses in the file"));
+            let what = format!(
+                "no node of cluster {} lives on this machine: {}",
+                self.cluster.name,
+                addresses.join(", ")
+            );
+            return Err(failure(
+                Exit::Config,
+                what,
+                "name one with --node, or correct the addresses in the file",
+            ));
         }
         Ok(nodes)
     }
@@ -168,7 +178,8 @@ fn uid_of(process: &Path) -> Option<u32> {
 
 /// The cluster of a daemon's command line, `… node-daemon FILE --node N [--runtime-dir DIR]`.
 fn running_by(command_line: &[u8]) -> Option<Running> {
-    let words: Vec<&str> = command_line.split(|b| *b == 0).map(str::from_utf8).collect::<Result<_, _>>().ok()?;
+    let words: Vec<&str> =
+        command_line.split(|b| *b == 0).map(str::from_utf8).collect::<Result<_, _>>().ok()?;
     if words.get(1) != Some(&DAEMON_COMMAND) {
         return None;
     }

@@ -39,7 +39,11 @@ pub fn start_here(place: &Place, asked: &str) -> Result<()> {
     let node = place.node(asked)?;
     let own = std::env::current_exe().context("where this program is")?;
     let mut command = Command::new(own);
-    command.arg(DAEMON_COMMAND).arg(&place.cluster.file).args(["--node", &node.id.to_string(), "--foreground"]);
+    command.arg(DAEMON_COMMAND).arg(&place.cluster.file).args([
+        "--node",
+        &node.id.to_string(),
+        "--foreground",
+    ]);
     if let Some(dir) = &place.runtime_dir {
         command.arg("--runtime-dir").arg(dir);
     }
@@ -53,20 +57,25 @@ fn explain(why: NodeError) -> anyhow::Error {
     let (exit, next) = match &why {
         NodeError::Config(_) | NodeError::NoSuchNode { .. } => (Exit::Config, "correct the cluster file"),
         NodeError::RunsAlready { .. } => (Exit::Refused, "`dvs status` shows how it does"),
-        NodeError::File { what: "find the cluster key", .. } => {
-            (Exit::Config, "copy it from another machine of the cluster; `dvs up` makes one where there is none")
-        }
+        NodeError::File { what: "find the cluster key", .. } => (
+            Exit::Config,
+            "copy it from another machine of the cluster; `dvs up` makes one where there is none",
+        ),
         NodeError::Place { .. } | NodeError::File { .. } => (Exit::Refused, "give another --runtime-dir"),
-        NodeError::Memory { .. } | NodeError::System { .. } => (Exit::Failed, "free some, or raise this user's limits"),
+        NodeError::Memory { .. } | NodeError::System { .. } => {
+            (Exit::Failed, "free some, or raise this user's limits")
+        }
     };
     failure(exit, why.to_string(), next)
 }
 
 /// `dvs proxy-tcp`: carries until its daemon says stop.
 pub fn carry(args: RawArgs) -> Result<()> {
-    let text = |arg: std::ffi::OsString| arg.into_string().unwrap_or_else(|raw| raw.to_string_lossy().into_owned());
-    let options = ProxyOptions::parse(args.args.into_iter().map(text))
-        .map_err(|why| failure(Exit::Failed, format!("proxy-tcp: {why}"), "a proxy is started by its daemon"))?;
+    let text =
+        |arg: std::ffi::OsString| arg.into_string().unwrap_or_else(|raw| raw.to_string_lossy().into_owned());
+    let options = ProxyOptions::parse(args.args.into_iter().map(text)).map_err(|why| {
+        failure(Exit::Failed, format!("proxy-tcp: {why}"), "a proxy is started by its daemon")
+    })?;
     proxy_tcp::process::run(&options)
         .map_err(|why| failure(Exit::Failed, format!("proxy-tcp: {why}"), "the daemon starts it anew"))
 }

@@ -34,7 +34,8 @@ pub fn stop(place: &Place, nodes: &[&ClusterNode], timeout: Duration) -> Result<
             let daemon = Daemon { place, node };
             // Opened before anything ends: a pid may be somebody else's afterwards.
             let pid = daemon.recorded_pid();
-            let pidfd = pid.and_then(|pid| pidfd_open(pid).ok()).filter(|_| pid.is_some_and(|p| is_daemon(p, place)));
+            let pidfd =
+                pid.and_then(|pid| pidfd_open(pid).ok()).filter(|_| pid.is_some_and(|p| is_daemon(p, place)));
             (daemon, pid, pidfd, daemon.order(&Request::Stop).is_ok())
         })
         .collect();
@@ -83,7 +84,7 @@ pub fn sweep(place: &Place, node: &ClusterNode) {
     match files.take_lock(node.name.as_str()) {
         Ok((lock, _)) => {
             let proxies: Vec<_> = (1..).zip(&place.cluster.proxies).map(|(index, _)| index).collect();
-            files.remove(&proxies);
+            files.remove(&proxies, true);
             drop(lock);
         }
         Err(why) => tracing::warn!("{why}"),

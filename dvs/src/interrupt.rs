@@ -58,7 +58,11 @@ pub fn next<T>(channel: &Receiver<T>, within: Duration, what: &str) -> Result<Op
             Err(RecvTimeoutError::Disconnected) => return Ok(None),
             Err(RecvTimeoutError::Timeout) if left.is_zero() => {
                 let what = format!("{what} said nothing for {} s", within.as_secs());
-                return Err(failure(Exit::Failed, what, "run it again with --verbose; with --keep the logs stay"));
+                return Err(failure(
+                    Exit::Failed,
+                    what,
+                    "run it again with --verbose; with --keep the logs stay",
+                ));
             }
             Err(RecvTimeoutError::Timeout) => {}
         }

@@ -62,7 +62,9 @@ fn act(cli: Cli) -> Result<ExitCode> {
         Command::Proxy(ProxyCommand::Ls(place)) => {
             show::proxies(&Place::find(&place, dir)?, place.node.as_deref(), &output)?;
         }
-        Command::Proxy(ProxyCommand::Restart(args)) => order::proxy(&args, order::Proxy::Restart, dir, &output)?,
+        Command::Proxy(ProxyCommand::Restart(args)) => {
+            order::proxy(&args, order::Proxy::Restart, dir, &output)?
+        }
         Command::Proxy(ProxyCommand::Stop(args)) => order::proxy(&args, order::Proxy::Stop, dir, &output)?,
         Command::Run(args) => run::run(&Place::find(&args.place, dir)?, &args)?,
         Command::NodeDaemon(args) => daemon::run(&args, dir)?,
@@ -83,7 +85,10 @@ fn log_to_stderr(verbose: u8) {
 fn complain(error: &anyhow::Error, json: bool) -> ExitCode {
     let known = failure::of(error);
     let exit = known.map_or(Exit::Failed, |f| f.exit);
-    let what = format!("{error:#}");
+    // Where it was interrupted is nobody's concern.
+    let what = known
+        .filter(|f| f.exit == Exit::Interrupted)
+        .map_or_else(|| format!("{error:#}"), |f| f.what.clone());
     let next = known.map_or("", |f| f.next.as_str());
     if json {
         print(&json!({ "ok": false, "error": what, "next": next, "exit": exit as u8 }).to_string());

@@ -17,7 +17,8 @@ use crate::{down, init, interrupt, up};
 pub fn init(args: &InitArgs, output: &Output) -> Result<()> {
     init::init(&args.cluster, args.nodes)?;
     let file = args.cluster.display().to_string();
-    let text = format!("{file} is written: {} nodes on this machine, DC main\n  next: dvs up {file}", args.nodes);
+    let text =
+        format!("{file} is written: {} nodes on this machine, DC main\n  next: dvs up {file}", args.nodes);
     output.answer(&json!({ "ok": true, "file": file, "nodes": args.nodes }), |_| text)
 }
 

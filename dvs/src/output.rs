@@ -24,7 +24,11 @@ impl Output {
     }
 
     /// The answer of a command: the object, or the text made from it.
-    pub fn answer<T: Serialize>(&self, value: &T, text: impl FnOnce(&Output) -> String) -> anyhow::Result<()> {
+    pub fn answer<T: Serialize>(
+        &self,
+        value: &T,
+        text: impl FnOnce(&Output) -> String,
+    ) -> anyhow::Result<()> {
         let shown = if self.json { serde_json::to_string(value)? } else { text(self) };
         print(&shown);
         Ok(())
@@ -138,7 +142,13 @@ mod tests {
     #[test]
     fn numbers_are_shown_for_people() {
         assert_eq!((span(999), span(1_000), span(120_000)), ("999 ms".into(), "1 s".into(), "2 min".into()));
-        assert_eq!((bytes(1023), bytes(1024), bytes(1 << 20)), ("1023 B".into(), "1.0 KiB".into(), "1.0 MiB".into()));
-        assert_eq!((count(999), count(1_000), count(1_234_567)), ("999".into(), "1 000".into(), "1 234 567".into()));
+        assert_eq!(
+            (bytes(1023), bytes(1024), bytes(1 << 20)),
+            ("1023 B".into(), "1.0 KiB".into(), "1.0 MiB".into())
+        );
+        assert_eq!(
+            (count(999), count(1_000), count(1_234_567)),
+            ("999".into(), "1 000".into(), "1 234 567".into())
+        );
     }
 }

@@ -19,12 +19,18 @@ pub fn run(place: &Place, args: &RunArgs) -> Result<()> {
     let node = place.one_node(args.place.node.as_deref())?;
     let first = first_slot(dc, node)?;
     if let Some(name) = &args.name {
-        abi::Name::new(name).map_err(|why| failure(Exit::Config, format!("--name {name:?} is {why}"), "choose another"))?;
+        abi::Name::new(name)
+            .map_err(|why| failure(Exit::Config, format!("--name {name:?} is {why}"), "choose another"))?;
     }
     if let Some(slot) = args.slot.filter(|slot| !(first..first + dc.slots_per_node).contains(slot)) {
         let last = first + dc.slots_per_node - 1;
-        let what = format!("slot {slot} of DC {} is not node {}'s: it has {first} to {last}", dc.name, node.name);
-        return Err(failure(Exit::Config, what, "choose one of these, leave --slot out, or run it on another node"));
+        let what =
+            format!("slot {slot} of DC {} is not node {}'s: it has {first} to {last}", dc.name, node.name);
+        return Err(failure(
+            Exit::Config,
+            what,
+            "choose one of these, leave --slot out, or run it on another node",
+        ));
     }
     let socket = place.files(node).member_socket();
     let mut options = BindOptions::new(&socket, &args.dc);
@@ -35,7 +41,9 @@ pub fn run(place: &Place, args: &RunArgs) -> Result<()> {
     let (program, rest) = args.program.split_first().expect("clap asks for a program");
     let mut command = Command::new(program);
     command.args(rest).env(ENV_SOCKET, &socket).env(ENV_DC, &args.dc);
-    command.env(ENV_ENDPOINT, endpoint.to_string()).env(ENV_TOKEN, format!("{:016x}{:016x}", token[0], token[1]));
+    command
+        .env(ENV_ENDPOINT, endpoint.to_string())
+        .env(ENV_TOKEN, format!("{:016x}{:016x}", token[0], token[1]));
     Err(not_started(&command.exec(), &program.to_string_lossy()))
 }
 
@@ -44,7 +52,11 @@ fn first_slot(dc: &ClusterDc, node: &ClusterNode) -> Result<u16> {
     let at = dc.nodes.iter().position(|id| *id == node.id).ok_or_else(|| {
         let ids: Vec<String> = dc.nodes.iter().map(ToString::to_string).collect();
         let what = format!("DC {} does not span node {} ({})", dc.name, node.id, node.name);
-        failure(Exit::Config, what, format!("its nodes are {}: run it there, or list the node in the DC", ids.join(", ")))
+        failure(
+            Exit::Config,
+            what,
+            format!("its nodes are {}: run it there, or list the node in the DC", ids.join(", ")),
+        )
     })?;
     Ok(at as u16 * dc.slots_per_node)
 }
@@ -54,15 +66,21 @@ fn refused(why: BindError, args: &RunArgs, node: &ClusterNode) -> anyhow::Error 
     let slot = args.slot.map_or(String::new(), |slot| format!(" in slot {slot}"));
     let what = format!("not bound in DC {dc} on node {node}{slot}: {why}");
     match why {
-        BindError::Unavailable(Unavailable::NoDaemon(_)) => {
-            failure(Exit::NotRunning, format!("node {node} does not answer: {why}"), "start it with `dvs up CLUSTER.toml`")
-        }
-        BindError::Unavailable(Unavailable::Refused(Refusal::SlotTaken)) => {
-            failure(Exit::Refused, what, format!("`dvs ps --node {node}` shows who has it; leave --slot out for a free one"))
-        }
-        BindError::Unavailable(Unavailable::Refused(Refusal::NameTaken)) => {
-            failure(Exit::Refused, what, format!("`dvs ps --node {node}` shows who has the name; give another --name"))
-        }
+        BindError::Unavailable(Unavailable::NoDaemon(_)) => failure(
+            Exit::NotRunning,
+            format!("node {node} does not answer: {why}"),
+            "start it with `dvs up CLUSTER.toml`",
+        ),
+        BindError::Unavailable(Unavailable::Refused(Refusal::SlotTaken)) => failure(
+            Exit::Refused,
+            what,
+            format!("`dvs ps --node {node}` shows who has it; leave --slot out for a free one"),
+        ),
+        BindError::Unavailable(Unavailable::Refused(Refusal::NameTaken)) => failure(
+            Exit::Refused,
+            what,
+            format!("`dvs ps --node {node}` shows who has the name; give another --name"),
+        ),
         _ => failure(Exit::Refused, what, format!("`dvs status --node {node}` shows how the node does")),
     }
 }
@@ -72,5 +90,9 @@ fn not_started(why: &std::io::Error, program: &str) -> anyhow::Error {
         let next = "check the path; a program without a slash is looked up in PATH";
         return failure(Exit::NotFound, format!("there is no program {program:?}"), next);
     }
-    failure(Exit::NotExecutable, format!("{program:?} was not executed: {why}"), "is it an executable file of this machine?")
+    failure(
+        Exit::NotExecutable,
+        format!("{program:?} was not executed: {why}"),
+        "is it an executable file of this machine?",
+    )
 }

@@ -69,9 +69,11 @@ fn status_text(answer: &StatusAnswer, output: &Output) -> String {
     let mut nodes = Table::new(&["NODE", "NAME", "UP FOR", ">INCARNATION", ">MEMBERS", "LINKS"]);
     let mut dcs = Table::new(&["DC", "NAME", "NODE", "SLOTS", ">BOUND HERE", ">KNOWN ELSEWHERE"]);
     for s in &answer.nodes {
-        let links = s.nodes.iter().map(|n| format!("{} {}{}", n.name, n.link, if n.dead { " (dead)" } else { "" }));
+        let links =
+            s.nodes.iter().map(|n| format!("{} {}{}", n.name, n.link, if n.dead { " (dead)" } else { "" }));
         let links = links.collect::<Vec<_>>().join(", ");
-        let (up, incarnation, members) = (span(s.uptime_ms), s.incarnation.to_string(), s.connections.to_string());
+        let (up, incarnation, members) =
+            (span(s.uptime_ms), s.incarnation.to_string(), s.connections.to_string());
         nodes.row(vec![s.node.to_string(), s.name.clone(), up, incarnation, members, links]);
         for dc in &s.dcs {
             let slots = format!("{}-{}", dc.slot_first, dc.slot_first + dc.slot_count.saturating_sub(1));
@@ -111,7 +113,8 @@ pub fn ps(place: &Place, node: Option<&str>, output: &Output) -> Result<()> {
 }
 
 fn ps_text(answer: &PsAnswer, output: &Output) -> String {
-    let columns = ["ENDPOINT", "DC", ">SLOT", "NAME", ">NODE", "STATE", ">PID", ">UID", ">PEERS", ">MEMORY", "FOR"];
+    let columns =
+        ["ENDPOINT", "DC", ">SLOT", "NAME", ">NODE", "STATE", ">PID", ">UID", ">PEERS", ">MEMORY", "FOR"];
     let mut table = Table::new(&columns);
     for e in &answer.endpoints {
         let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
@@ -164,7 +167,8 @@ pub fn proxies(place: &Place, node: Option<&str>, output: &Output) -> Result<()>
 }
 
 fn proxies_text(rows: &[(String, ProxyView)], output: &Output) -> String {
-    let columns = ["PROXY", "NODE", "KIND", "TO", "STATE", "FOR", ">PID", ">RESTARTS", ">PAIRS", ">SENT", ">RECEIVED"];
+    let columns =
+        ["PROXY", "NODE", "KIND", "TO", "STATE", "FOR", ">PID", ">RESTARTS", ">PAIRS", ">SENT", ">RECEIVED"];
     let mut table = Table::new(&columns);
     for (node, p) in rows {
         let to: Vec<String> = p.nodes.iter().map(ToString::to_string).collect();

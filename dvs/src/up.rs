@@ -108,14 +108,19 @@ fn probe_port(node: &ClusterNode) -> Result<()> {
     let (name, address) = (node.name, node.address);
     Err(match why.kind() {
         ErrorKind::AddrInUse => {
-            let next = "end the process that listens there (`ss -ltnp` names it), or give the node another port";
+            let next =
+                "end the process that listens there (`ss -ltnp` names it), or give the node another port";
             failure(Exit::Refused, format!("port in use: node {name} cannot listen at {address}"), next)
         }
         ErrorKind::AddrNotAvailable => {
             let next = "start this node on its own machine, name others with --node, or correct the address";
             failure(Exit::Config, format!("{address} of node {name} is not an address of this machine"), next)
         }
-        _ => failure(Exit::Refused, format!("node {name} cannot listen at {address}: {why}"), "give it another address"),
+        _ => failure(
+            Exit::Refused,
+            format!("node {name} cannot listen at {address}: {why}"),
+            "give it another address",
+        ),
     })
 }
 
@@ -138,7 +143,11 @@ fn make_key(place: &Place) -> Result<()> {
 fn start_one(place: &Place, node: &ClusterNode, launch: &Launch) -> Result<Running> {
     let files = place.files(node);
     files.make(place.cluster.foreign_uids(node.id, own_uid())).map_err(|why| {
-        failure(Exit::Refused, format!("no place for node {}: {why}", node.name), "give another --runtime-dir")
+        failure(
+            Exit::Refused,
+            format!("no place for node {}: {why}", node.name),
+            "give another --runtime-dir",
+        )
     })?;
     let mut options = OpenOptions::new();
     options.read(true).append(true).create(true).mode(0o600);
@@ -158,7 +167,8 @@ fn start_one(place: &Place, node: &ClusterNode, launch: &Launch) -> Result<Runni
     // A daemon outlives the folder it was started from.
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.try_clone()?);
     let start = Start { own_group: true, ..Start::default() };
-    let child = spawn(command, start).with_context(|| format!("the daemon of node {} was not started", node.name))?;
+    let child =
+        spawn(command, start).with_context(|| format!("the daemon of node {} was not started", node.name))?;
     Ok(Running { node: node.clone(), child, log })
 }
 
@@ -176,7 +186,11 @@ impl Started<'_> {
             if Instant::now() >= until {
                 let said: String = self.running.iter_mut().map(Running::said).collect();
                 let what = format!("not up within {} s: {}{said}", timeout.as_secs(), missing.join("; "));
-                return Err(failure(Exit::Failed, what, "what had been started is stopped again; give it longer with --timeout"));
+                return Err(failure(
+                    Exit::Failed,
+                    what,
+                    "what had been started is stopped again; give it longer with --timeout",
+                ));
             }
             std::thread::sleep(GLANCE);
         }

@@ -22,7 +22,7 @@ fn network<F: Fabric + Send + 'static>(
 }
 
 fn cut(count: usize, mode: Mode) -> Network {
-    network(count, mode, |end, id, switch| Cut::new(end, id, switch))
+    network(count, mode, Cut::new)
 }
 
 fn lossy(count: usize, mode: Mode) -> Network {

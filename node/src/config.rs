@@ -15,7 +15,7 @@ use abi::{DcId, Incarnation, Name, NodeId, Slot};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::core::{DcPlan, Plan, ProxyPlan, Range};
+use crate::core::{DcPlan, GENERATIONS_AT_ONCE, Plan, ProxyPlan, Range};
 
 /// Slots of one node in a DC, unless the file says otherwise.
 const SLOTS_PER_NODE: u16 = 256;
@@ -179,6 +179,7 @@ impl Cluster {
         generation_first: u32,
         owner: u32,
     ) -> Plan {
+        let generation_reserved = generation_first.saturating_add(GENERATIONS_AT_ONCE);
         let here = self.dcs.iter().filter(|dc| dc.nodes.contains(&node.id));
         let proxies = (1..).zip(&self.proxies).filter(|(_, p)| p.nodes.contains(&node.id));
         Plan {
@@ -187,6 +188,7 @@ impl Cluster {
             node_name: node.name.as_str().to_owned(),
             incarnation,
             generation_first,
+            generation_reserved,
             owner,
             node_dead_after: self.node_dead_after,
             node_names: self.nodes.iter().map(|n| (n.id, n.name.as_str().to_owned())).collect(),

@@ -71,8 +71,18 @@ impl NodePlace {
         Ok(())
     }
 
-    /// Takes the node's lock, and with it the right to all its files; says which incarnation held it last, if any.
-    pub fn take_lock(&self, node: &str) -> Result<(Lock, Option<u32>), NodeError> {
+    /// Takes the node's lock, and with it the right to all its files; says what a predecessor wrote down, if any.
+    pub fn take_lock(&self, node: &str) -> Result<(Lock, Option<Record>), NodeError> {
+        loop {
+            let taken = self.try_lock(node)?;
+            // A predecessor that was leaving may have removed the very file that was just locked.
+            if taken.0.is_in_place() {
+                return Ok(taken);
+            }
+        }
+    }
+
+    fn try_lock(&self, node: &str) -> Result<(Lock, Option<Record>), NodeError> {
         let path = self.lock();
         let open =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
@@ -89,7 +99,10 @@ impl NodePlace {
             }
             Err(errno) => return Err(NodeError::File { what: "lock", path, source: errno.into() }),
         }
-        Ok((Lock { file, path }, words.next().and_then(|w| w.parse().ok())))
+        let mut number = || words.next().and_then(|w| w.parse().ok());
+        let record =
+            number().zip(number()).map(|(incarnation, generations)| Record { incarnation, generations });
+        Ok((Lock { file, path }, record))
     }
 
     /// Removes what a predecessor that was killed left behind. Only with the lock.
@@ -99,16 +112,27 @@ impl NodePlace {
         }
     }
 
-    /// Removes all that the daemon made, logs included; the cluster's directory with its last node.
-    pub fn remove(&self, proxies: &[u16]) {
+    /// Removes all that the daemon made, logs included; the cluster's directory with its last node. The record stays
+    /// if a successor needs it.
+    pub fn remove(&self, proxies: &[u16], record_stays: bool) {
         self.clear();
+        if !record_stays {
+            let _ = std::fs::remove_file(self.lock());
+        }
         for log in proxies.iter().map(|p| self.proxy_log(*p)).chain([self.log()]) {
             let _ = std::fs::remove_file(log);
         }
-        let _ = std::fs::remove_file(self.lock());
         let _ = std::fs::remove_dir(&self.node);
         let _ = std::fs::remove_dir(&self.cluster);
     }
+}
+
+/// What a life of the node leaves written down, so that the next one is told from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    pub incarnation: u32,
+    /// Generations below this one are used.
+    pub generations: u32,
 }
 
 /// The node's lock, held as long as this lives.
@@ -119,13 +143,20 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Leaves pid and incarnation in the lock file, for who comes too early or after.
-    pub fn record(&mut self, incarnation: u32) -> Result<(), NodeError> {
+    fn is_in_place(&self) -> bool {
+        let same = |a: std::fs::Metadata, b: std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        let here = self.file.metadata().ok();
+        here.zip(std::fs::metadata(&self.path).ok()).is_some_and(|(a, b)| same(a, b))
+    }
+
+    /// Leaves pid and record in the lock file, for who comes too early or after.
+    pub fn record(&mut self, record: Record) -> Result<(), NodeError> {
+        let Record { incarnation, generations } = record;
         let wrote = self
             .file
             .rewind()
             .and_then(|()| self.file.set_len(0))
-            .and_then(|()| writeln!(self.file, "{} {incarnation}", std::process::id()));
+            .and_then(|()| writeln!(self.file, "{} {incarnation} {generations}", std::process::id()));
         wrote.map_err(NodeError::file("write", &self.path))
     }
 }

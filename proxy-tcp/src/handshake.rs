@@ -45,16 +45,16 @@ pub enum Step {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
-    WaitsForHello,
-    WaitsForWelcome,
-    WaitsForProof,
-    WaitsForReady,
+enum Awaits {
+    Hello,
+    Welcome,
+    Proof,
+    Ready,
 }
 
 /// One end of one handshake.
 pub struct Handshake {
-    stage: Stage,
+    stage: Awaits,
     nonce: Nonce,
     peer: Option<NodeId>,
     incarnation: Incarnation,
@@ -92,19 +92,13 @@ impl Handshake {
         hello[8..].copy_from_slice(&nonce);
         say(own, Kind::Hello, 0, &hello, out);
         let incarnation = Incarnation(0);
-        Handshake {
-            stage: Stage::WaitsForWelcome,
-            nonce,
-            peer: Some(peer),
-            incarnation,
-            their_nonce: [0; 32],
-        }
+        Handshake { stage: Awaits::Welcome, nonce, peer: Some(peer), incarnation, their_nonce: [0; 32] }
     }
 
     /// Waits for one.
     pub fn accept(nonce: Nonce) -> Handshake {
         let incarnation = Incarnation(0);
-        Handshake { stage: Stage::WaitsForHello, nonce, peer: None, incarnation, their_nonce: [0; 32] }
+        Handshake { stage: Awaits::Hello, nonce, peer: None, incarnation, their_nonce: [0; 32] }
     }
 
     /// Takes one frame from the front of `bytes`; says how long it was, 0 when it is not complete. What is to be sent is
@@ -122,10 +116,10 @@ impl Handshake {
         }
         let Some(payload) = bytes.get(HEADER_BYTES..len) else { return (0, Step::More) };
         let step = match (self.stage, header.kind) {
-            (Stage::WaitsForHello, Kind::Hello) => self.on_hello(own, floor, payload, out),
-            (Stage::WaitsForWelcome, Kind::Welcome) => self.on_welcome(own, floor, payload, out),
-            (Stage::WaitsForProof, Kind::Proof) => self.on_proof(own, floor, &header, payload, out),
-            (Stage::WaitsForReady, Kind::Ready) => self.done(),
+            (Awaits::Hello, Kind::Hello) => self.on_hello(own, floor, payload, out),
+            (Awaits::Welcome, Kind::Welcome) => self.on_welcome(own, floor, payload, out),
+            (Awaits::Proof, Kind::Proof) => self.on_proof(own, floor, &header, payload, out),
+            (Awaits::Ready, Kind::Ready) => self.done(),
             (_, Kind::Refused) => self.on_refused(header.arg),
             _ => self.broken(),
         };
@@ -154,7 +148,7 @@ impl Handshake {
             head[8], head[9], head[10], head[11], head[12], head[13], head[14], head[15],
         ]);
         match self.stage {
-            Stage::WaitsForHello => {
+            Awaits::Hello => {
                 self.peer = u16::try_from(token).ok().map(NodeId);
                 self.refuse(own, Refused::Version, out)
             }
@@ -178,7 +172,7 @@ impl Handshake {
         welcome[8..40].copy_from_slice(&self.nonce);
         welcome[40..].copy_from_slice(self.accepted_mac(own, ACCEPTOR, 0).as_bytes());
         say(own, Kind::Welcome, 0, &welcome, out);
-        self.stage = Stage::WaitsForProof;
+        self.stage = Awaits::Proof;
         Step::More
     }
 
@@ -213,7 +207,7 @@ impl Handshake {
         if fenced {
             return self.broken();
         }
-        self.stage = Stage::WaitsForReady;
+        self.stage = Awaits::Ready;
         Step::More
     }
 
@@ -243,7 +237,7 @@ impl Handshake {
     /// Only who has proven that it knows the key is believed that we are declared dead.
     fn on_refused(&self, code: u64) -> Step {
         let state = match Refused::from_word(code) {
-            Some(Refused::Fenced) if self.stage != Stage::WaitsForReady => None,
+            Some(Refused::Fenced) if self.stage != Awaits::Ready => None,
             Some(why) => Some(state_of(why)),
             None => None,
         };

@@ -65,9 +65,9 @@ impl Session {
         self.inbox.stalled
     }
 
-    /// The descriptor is in error, and nothing reads it at present.
+    /// The descriptor is in error; if nothing reads it at present, nothing else will tell.
     pub fn hung_up(&mut self) {
-        if self.inbox.stalled {
+        if !self.interest.readable {
             self.ended = Some(Ended::Closed);
         }
     }
@@ -159,10 +159,21 @@ impl Session {
         }
     }
 
-    /// Tells the epoll what this session waits for, if that has changed.
+    /// Tells the epoll what more this session waits for. What it waits for no more is left, as long as nobody sleeps:
+    /// events for nothing are cheaper than a system call at every change.
     pub fn watch(&mut self, epoll: &Epoll, token: u64) {
-        let interest =
-            Readiness { readable: !self.inbox.stalled, writable: self.outbox.has_unsent(), hung_up: false };
+        let Readiness { readable, writable, .. } = self.interest;
+        let (read, write) = (!self.inbox.stalled, self.outbox.has_unsent());
+        self.tell(epoll, token, readable || read, writable || write);
+    }
+
+    /// Before sleeping: tells the epoll exactly what this session waits for.
+    pub fn watch_exactly(&mut self, epoll: &Epoll, token: u64) {
+        self.tell(epoll, token, !self.inbox.stalled, self.outbox.has_unsent());
+    }
+
+    fn tell(&mut self, epoll: &Epoll, token: u64, readable: bool, writable: bool) {
+        let interest = Readiness { readable, writable, hung_up: false };
         if interest == self.interest {
             return;
         }
@@ -170,6 +181,11 @@ impl Session {
         if epoll.modify(&self.stream, token, interest).is_err() {
             self.ended = Some(Ended::Closed);
         }
+    }
+
+    /// Waits for more than reading, or for less.
+    pub fn is_watched_loosely(&self) -> bool {
+        self.interest != Readiness::READ || self.inbox.stalled
     }
 
     /// Gives everything back, then tells that it is lost.

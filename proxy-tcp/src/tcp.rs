@@ -1,25 +1,24 @@
 //! The fabric: links, the listener, the connections that are not trusted yet, and the epoll that watches them all.
 //!
 //! Key type: [`TcpFabric`]. Between two nodes there is one connection, which the lower node opens. Nothing is read,
-//! written or timed but within a call of [`Fabric`]; time is what `poll` is told. Neighbours: `link`, `session`, `half`.
+//! written or timed but within a call of [`fabric::Fabric`] (`seam`); time is what `poll` is told. Neighbours: `link`,
+//! `session`, `half`.
+
+mod seam;
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use abi::courier::LinkState;
-use abi::limits::{FRAME_BYTES_MAX, HEAD_BYTES_MAX, LOAN_BYTES_MAX, NODES_MAX};
+use abi::limits::NODES_MAX;
 use abi::{Incarnation, NodeId};
-use fabric::regions::{Pieces, fail_late};
-use fabric::{Armed, Caps, Completion, Desc, Fabric, Piece, RegionKey, Time, Waiter};
+use fabric::{Completion, Time};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
-use shm::map::Mapping;
 use shm::os::events::{Epoll, Readiness};
 
-use crate::commons::{Commons, MESSAGES_POSTED_MAX};
+use crate::commons::Commons;
 use crate::config::{TcpConfig, TcpError};
 use crate::half::{Half, PENDING_MAX, Progress};
 use crate::handshake::{NO_KEY, Own};
@@ -37,7 +36,7 @@ const ACCEPTS_MAX: usize = 16;
 /// How long to leave the listener alone when there are no descriptors.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// A [`Fabric`] over kernel TCP.
+/// A [`fabric::Fabric`] over kernel TCP.
 pub struct TcpFabric {
     own: Own,
     link_down_after: Duration,
@@ -59,6 +58,8 @@ pub struct TcpFabric {
     due: Time,
     /// Some session may have ended or stalled.
     uneasy: bool,
+    /// The epoll may tell of more than some session waits for.
+    loose: bool,
 }
 
 impl TcpFabric {
@@ -108,6 +109,7 @@ impl TcpFabric {
             events: Vec::with_capacity(shm::os::events::EVENTS_MAX),
             due: now,
             uneasy: false,
+            loose: false,
         })
     }
 
@@ -162,6 +164,17 @@ impl TcpFabric {
         let Some(session) = &mut self.links[i].session else { return };
         session.watch(&self.epoll, SESSION | i as u64);
         self.uneasy |= session.ended.is_some() || session.is_stalled();
+        self.loose |= session.is_watched_loosely();
+    }
+
+    /// Before sleeping: has the epoll tell of what is waited for, and of nothing else.
+    fn watch_exactly(&mut self) {
+        for (i, link) in self.links.iter_mut().enumerate() {
+            let Some(session) = &mut link.session else { continue };
+            session.watch_exactly(&self.epoll, SESSION | i as u64);
+            self.uneasy |= session.ended.is_some();
+            self.loose |= session.is_watched_loosely();
+        }
     }
 
     /// Goes on with a session that stalled, ends one that broke.
@@ -405,119 +418,4 @@ fn connect(address: SocketAddr) -> Result<TcpStream, std::io::Error> {
     let stream = TcpStream::from(socket);
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-/// # Panics
-/// If the descriptor is not as [`Caps`] and [`Desc`] say.
-fn check(desc: &Desc<'_>) -> Pieces {
-    let pieces = Pieces::new(desc.pieces);
-    assert!(desc.head.len() <= HEAD_BYTES_MAX, "a head of at most {HEAD_BYTES_MAX} bytes");
-    let whole = desc.head.len() as u64 + pieces.len_bytes();
-    assert!(desc.bulk || whole <= FRAME_BYTES_MAX as u64, "a message within caps");
-    assert!(!desc.bulk || pieces.len_bytes() <= LOAN_BYTES_MAX as u64, "a bulk message within caps");
-    pieces
-}
-
-impl Fabric for TcpFabric {
-    fn caps(&self) -> Caps {
-        Caps {
-            message_bytes_max: FRAME_BYTES_MAX,
-            bulk_bytes_max: LOAN_BYTES_MAX as u64,
-            posted_max: MESSAGES_POSTED_MAX,
-            zero_copy: true,
-            bulk_in_place: false,
-        }
-    }
-
-    fn attach(&mut self, map: &Arc<Mapping>) -> RegionKey {
-        self.commons.regions.attach(map)
-    }
-
-    fn detach(&mut self, region: RegionKey) {
-        self.commons.regions.detach(region);
-    }
-
-    fn post_send(&mut self, peer: NodeId, batch: &[Desc<'_>]) -> usize {
-        let Some(i) = self.find(peer) else { return 0 };
-        let link = &mut self.links[i];
-        let room = MESSAGES_POSTED_MAX - link.posted;
-        let Some(session) = link.session.as_mut().filter(|s| s.told && s.ended.is_none()) else { return 0 };
-        let mut accepted = 0;
-        for desc in batch.iter().take(room) {
-            if !session.post(desc, check(desc), &mut self.commons) {
-                break;
-            }
-            accepted += 1;
-        }
-        link.posted += accepted;
-        if accepted > 0 {
-            session.flush(&mut self.commons);
-            self.watch(i);
-        }
-        accepted
-    }
-
-    fn post_recv(&mut self, free: &[Piece]) -> usize {
-        for piece in free {
-            assert!(piece.len_bytes >= FRAME_BYTES_MAX, "a posted buffer holds any message");
-            self.commons.regions.hold(*piece);
-            self.commons.free.push_back(*piece);
-        }
-        free.len()
-    }
-
-    fn accept(&mut self, peer: NodeId, token: u64, into: Piece) {
-        let known = self.find(peer).is_some_and(|i| {
-            let Some(session) = &mut self.links[i].session else { return false };
-            let known = session.accept(token, into, &mut self.commons);
-            self.watch(i);
-            known
-        });
-        if !known {
-            fail_late(&mut self.commons.ready, peer, token, into);
-        }
-    }
-
-    fn refuse(&mut self, peer: NodeId, token: u64) {
-        let Some(i) = self.find(peer) else { return };
-        let Some(session) = &mut self.links[i].session else { return };
-        session.refuse(token, &mut self.commons);
-        self.watch(i);
-    }
-
-    fn poll(&mut self, now: Time, done: &mut Vec<Completion>) {
-        self.commons.now = now;
-        if self.commons.ready.len() < (done.capacity() - done.len()).max(1) {
-            self.work();
-        }
-        self.tell(done);
-    }
-
-    fn waiter(&self) -> Waiter<'_> {
-        Waiter::Fd(self.epoll.as_fd())
-    }
-
-    /// The epoll is level-triggered, so it always tells of sockets; what does not stand in a socket is asked for here.
-    fn arm(&mut self) -> Armed {
-        let to_do = |s: &Session| s.ended.is_some() || s.may_resume(&self.commons);
-        let waiting = || self.links.iter().filter_map(|link| link.session.as_ref()).any(to_do);
-        if (self.uneasy && waiting()) || !self.commons.ready.is_empty() {
-            Armed::MoreToDo
-        } else {
-            Armed::Armed
-        }
-    }
-
-    fn deadline(&self) -> Option<Time> {
-        (self.due != Time::MAX).then_some(self.due)
-    }
-
-    fn fence(&mut self, peer: NodeId, incarnation: Incarnation) {
-        let Some(i) = self.find(peer) else { return };
-        let link = &mut self.links[i];
-        link.floor = link.floor.max(Incarnation(incarnation.0.saturating_add(1)));
-        if link.session.as_ref().is_some_and(|s| s.incarnation <= incarnation) {
-            self.end(i);
-        }
-    }
 }

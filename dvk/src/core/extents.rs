@@ -10,6 +10,7 @@ use std::rc::Rc;
 use abi::limits::{EXTENT_BYTES_PER_PAIR_MAX, EXTENTS_PER_PAIR_MAX};
 use abi::slot::SlotCopy;
 use abi::{Claim, Corrupt};
+use shm::lane::look_again;
 use shm::pool::{Extent, Loan};
 
 use super::{Core, Host, PeerIndex};
@@ -108,9 +109,10 @@ impl Core {
         }
         if peer.proxied {
             let consumed = peer.writer.consumed(&peer.side)?;
-            let replied = peer.side.reply_taken();
+            let replied = peer.side.reply_taken().max(peer.side.gave_up());
             return self.take_home_covered(index, consumed, replied);
         }
+        self.bring_home_reply(index);
         loop {
             let Some(peer) = self.peer_mut(index) else { return Ok(()) };
             let side = peer.side.clone();
@@ -118,6 +120,18 @@ impl Core {
             if !self.take_home(index, token) {
                 return Err(Corrupt::new("an extent returned that is not out", token as u64));
             }
+        }
+    }
+
+    /// Takes home the extent of a reply that its client gave up and so never takes.
+    fn bring_home_reply(&mut self, index: PeerIndex) {
+        let Some(peer) = self.peer_mut(index) else { return };
+        let Some((call, token)) = peer.replied.filter(|(call, _)| peer.side.gave_up() >= *call) else { return };
+        // What it took before it gave up a later call is seen after the fence that its later call has passed.
+        look_again();
+        peer.replied = None;
+        if peer.side.reply_taken() < call {
+            self.take_home(index, token);
         }
     }
 

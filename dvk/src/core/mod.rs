@@ -385,13 +385,16 @@ impl Core {
         end
     }
 
-    /// Forgets a pair whose peer has ended and has nothing for us any more.
+    /// Whether a pair's peer has ended and has nothing for us any more. Forgets it then, unless views of it are held:
+    /// the memory they show is used again once the pair is forgotten.
     fn close_if_drained(&mut self, index: PeerIndex, host: &mut dyn Host) -> bool {
         let Some(peer) = self.peer(index) else { return true };
         if peer.end.is_none() || peer.has_message() {
             return false;
         }
-        self.close(index, host);
+        if Rc::strong_count(&peer.path) == 1 {
+            self.close(index, host);
+        }
         true
     }
 

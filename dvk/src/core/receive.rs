@@ -139,8 +139,11 @@ impl Core {
             return;
         }
         self.pending.clear(index);
-        if self.look_at_end(index).is_some() && !self.close_if_drained(index, host) {
-            self.pending.set(index);
+        if self.look_at_end(index).is_some() {
+            self.close_if_drained(index, host);
+            if self.peer(index).is_some() {
+                self.pending.set(index);
+            }
         }
     }
 

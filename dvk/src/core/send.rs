@@ -167,7 +167,19 @@ impl Core {
     }
 
     /// The time of a rendezvous is over: takes it back if that can be.
-    pub fn withdraw(&mut self, sent: Sent) -> Result<Withdrawal, Corrupt> {
+    pub fn withdraw(&mut self, sent: Sent, host: &mut dyn Host) -> Result<Withdrawal, Corrupt> {
+        let outcome = self.mark_withdrawn(sent)?;
+        if outcome != Withdrawal::Withdrawn || self.peer(sent.peer).is_none_or(|p| !p.proxied) {
+            return Ok(outcome);
+        }
+        // A proxy's successor may have sent the slot before the mark, and says so in a side that we have not seen yet.
+        match self.pull(host) {
+            Ok(()) => self.mark_withdrawn(sent),
+            Err(_) => Ok(Withdrawal::Undecided),
+        }
+    }
+
+    fn mark_withdrawn(&mut self, sent: Sent) -> Result<Withdrawal, Corrupt> {
         let Some(peer) = self.peer_mut(sent.peer) else { return Ok(Withdrawal::Undecided) };
         let side = peer.side.clone();
         let path = peer.path.clone();
@@ -273,9 +285,9 @@ impl Core {
     }
 
     /// The time of a call is over. `None`: undecided, ask again within its bound.
-    pub fn give_up(&mut self, call: Call, last: bool) -> Option<SendrecError> {
+    pub fn give_up(&mut self, call: Call, last: bool, host: &mut dyn Host) -> Option<SendrecError> {
         let index = call.sent.peer;
-        let outcome = self.withdraw(call.sent);
+        let outcome = self.withdraw(call.sent, host);
         if outcome == Ok(Withdrawal::Undecided) && !last {
             return None;
         }

@@ -52,7 +52,8 @@ impl Onward {
     /// Waits until one more may be under way.
     fn wait(&mut self, me: &mut Binding) -> Result<()> {
         while self.is_full() {
-            let message = me.receive(From::Endpoint(self.to), PATIENCE).context("the next node takes nothing")?;
+            let message =
+                me.receive(From::Endpoint(self.to), PATIENCE).context("the next node takes nothing")?;
             self.note(&message)?;
         }
         Ok(())
@@ -153,12 +154,19 @@ pub fn receive(me: &mut Binding) -> Result<()> {
         let mut message = me.receive(From::Any, patience).context("no more pieces come")?;
         let (number, len) = read_pair(message.inline())?;
         if message.kind() == END {
-            ensure!((number, len) == (pieces, bytes), "{pieces} pieces of {bytes} bytes came, not {number} of {len}");
+            ensure!(
+                (number, len) == (pieces, bytes),
+                "{pieces} pieces of {bytes} bytes came, not {number} of {len}"
+            );
             break;
         }
         ensure!(number == pieces, "piece {number} came where {pieces} was due");
         let view = message.take_view().context("a piece without a loan")?;
-        ensure!(view.len() as u64 == len && view.len() <= PIECE_BYTES, "a piece of {} bytes, not {len}", view.len());
+        ensure!(
+            view.len() as u64 == len && view.len() <= PIECE_BYTES,
+            "a piece of {} bytes, not {len}",
+            view.len()
+        );
         view.read_into(0, &mut buffer[..view.len()]);
         hasher.update(&buffer[..view.len()]);
         pieces += 1;

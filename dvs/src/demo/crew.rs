@@ -80,7 +80,9 @@ impl Worker {
     pub fn report<T: DeserializeOwned>(&mut self, within: Duration) -> Result<T> {
         let line = interrupt::next(&self.reports, within, &self.name);
         match line.with_context(|| self.last_words())? {
-            Some(line) => serde_json::from_str(&line).with_context(|| format!("{} reported {line}", self.name)),
+            Some(line) => {
+                serde_json::from_str(&line).with_context(|| format!("{} reported {line}", self.name))
+            }
             None => Err(self.ended()),
         }
     }

@@ -19,6 +19,8 @@ const SPIN: u32 = 2;
 const BLOCK: u32 = 3;
 /// A round trip that takes longer has failed.
 const ROUND_WITHIN: Timeout = Timeout::After(Duration::from_secs(20));
+/// What takes longer counts as this.
+const LATENCY_NS_MAX: u64 = 60_000_000_000;
 /// Inline bytes of a round trip.
 pub const ROUND_BYTES: usize = 64;
 
@@ -36,7 +38,9 @@ pub struct Manner {
 impl Manner {
     fn take_place(self) -> Result<()> {
         match self.cpu {
-            Some(cpu) => shm::os::process::pin_to(cpu).with_context(|| format!("cannot run on processor {cpu}")),
+            Some(cpu) => {
+                shm::os::process::pin_to(cpu).with_context(|| format!("cannot run on processor {cpu}"))
+            }
             None => Ok(()),
         }
     }
@@ -91,7 +95,8 @@ pub struct Latency {
 
 impl Latency {
     pub fn of(samples_ns: impl IntoIterator<Item = u64>) -> Result<Latency> {
-        let mut histogram = Histogram::<u64>::new(3).context("a histogram of three digits")?;
+        let bounds = Histogram::<u64>::new_with_bounds(1, LATENCY_NS_MAX, 3);
+        let mut histogram = bounds.context("a histogram of three digits")?;
         let mut sum_ns = 0;
         for sample in samples_ns {
             sum_ns += sample;
@@ -121,7 +126,13 @@ impl Latency {
 }
 
 /// Measures whenever it is told to.
-pub fn ask(me: &mut Binding, echo: Endpoint, manner: Manner, loan_bytes: usize, orders: &Orders) -> Result<()> {
+pub fn ask(
+    me: &mut Binding,
+    echo: Endpoint,
+    manner: Manner,
+    loan_bytes: usize,
+    orders: &Orders,
+) -> Result<()> {
     manner.take_place()?;
     tell(me, echo, BLOCK)?;
     report(&"ready")?;

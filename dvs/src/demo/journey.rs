@@ -23,7 +23,9 @@ const BYTES_PER_S_MIN: u64 = 5 << 20;
 /// The file that was asked for; else the largest one of the running Rust toolchain, or of /usr/lib.
 pub fn choose(asked: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = asked {
-        let bad = |why: String| failure(Exit::Config, format!("--file {}: {why}", path.display()), "give a readable file");
+        let bad = |why: String| {
+            failure(Exit::Config, format!("--file {}: {why}", path.display()), "give a readable file")
+        };
         let whole = path.canonicalize().map_err(|e| bad(e.to_string()))?;
         if !whole.is_file() {
             return Err(bad("not a regular file".to_owned()));
@@ -100,7 +102,11 @@ pub fn travel(scene: &mut Scene<'_>, file: &Path) -> Result<()> {
     scene.report.file = Some(trip);
     if !digest_ok {
         let what = format!("{} arrived at node 3 with another digest", file.display());
-        return Err(failure(Exit::Failed, what, "does the file change while it is read? Otherwise this is a fault of ours"));
+        return Err(failure(
+            Exit::Failed,
+            what,
+            "does the file change while it is read? Otherwise this is a fault of ours",
+        ));
     }
     Ok(())
 }

@@ -110,7 +110,8 @@ pub fn sleeping(scene: &mut Scene<'_>) -> Result<()> {
 pub fn loans(scene: &mut Scene<'_>) -> Result<()> {
     scene.progress.step("a loan of 1 MiB handed over, and one of 64 B");
     let processors = two_processors()?;
-    let manner = |cpu: Option<usize>| cpu.map_or(Vec::new(), |c| vec!["--spin".into(), "--cpu".into(), c.to_string()]);
+    let manner =
+        |cpu: Option<usize>| cpu.map_or(Vec::new(), |c| vec!["--spin".into(), "--cpu".into(), c.to_string()]);
     let role = |words: &[&str], cpu| -> Vec<String> {
         words.iter().map(|w| (*w).to_owned()).chain(manner(cpu)).collect()
     };

@@ -70,7 +70,10 @@ pub fn run(args: &DemoArgs, output: &Output) -> Result<ExitCode> {
         Ok(report) => report,
         Err(why) if args.keep => {
             let kept = stage.keep();
-            return Err(why.context(format!("the nodes are stopped; what they and the programs wrote is in {}", kept.display())));
+            return Err(why.context(format!(
+                "the nodes are stopped; what they and the programs wrote is in {}",
+                kept.display()
+            )));
         }
         Err(why) => return Err(why),
     };

@@ -89,7 +89,8 @@ fn run(program: &str, args: &[&str]) -> Result<()> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    let next = "the kernel must offer veth and bridge (`modprobe veth bridge`); without --netns neither is needed";
+    let next =
+        "the kernel must offer veth and bridge (`modprobe veth bridge`); without --netns neither is needed";
     Err(failure(Exit::Refused, format!("`{program} {}` was refused: {said}", args.join(" ")), next))
 }
 

@@ -47,8 +47,13 @@ impl Progress {
     }
 
     pub fn done(&self, result: &str) {
-        let line =
-            format!("[{}/{}] {}: {result} ({:.1} s)", self.at, self.steps, self.what, self.began.elapsed().as_secs_f64());
+        let line = format!(
+            "[{}/{}] {}: {result} ({:.1} s)",
+            self.at,
+            self.steps,
+            self.what,
+            self.began.elapsed().as_secs_f64()
+        );
         match &self.bar {
             Some(bar) => {
                 bar.println(line);

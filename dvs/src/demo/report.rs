@@ -107,7 +107,8 @@ impl Report {
     }
 
     pub fn to_text(&self, output: &Output) -> String {
-        let mut table = Table::new(&["ROUND TRIP", ">p50", ">p99", ">p99.9", ">PER SECOND", "AGAINST THE BARE LIMIT"]);
+        let mut table =
+            Table::new(&["ROUND TRIP", ">p50", ">p99", ">p99.9", ">PER SECOND", "AGAINST THE BARE LIMIT"]);
         let rows = [
             ("one node, 64 B, spinning", self.local, self.bare_shm),
             ("  bare shared memory", self.bare_shm, None),
@@ -129,7 +130,9 @@ impl Report {
             table.row(vec![what.to_owned(), p50, p99, p999, count(l.per_second), against]);
         }
         let mut text = table.text(output) + "\n";
-        for (what, rate) in [("on one node", self.post_local_per_s), ("to another node", self.post_remote_per_s)] {
+        for (what, rate) in
+            [("on one node", self.post_local_per_s), ("to another node", self.post_remote_per_s)]
+        {
             if let Some(rate) = rate {
                 text += &format!("\nposted {what}: {} messages of 64 B a second", count(rate));
             }
@@ -146,7 +149,10 @@ impl Report {
         if let Some(f) = &self.file {
             let verdict = if f.digest_ok { "the same digest" } else { "ANOTHER DIGEST" };
             let size = bytes(f.arrived.bytes);
-            text += &format!("\nfile: {size} over nodes 1, 2, 3 in loans, {verdict} there, {:.0} MB/s", f.megabytes_per_s());
+            text += &format!(
+                "\nfile: {size} over nodes 1, 2, 3 in loans, {verdict} there, {:.0} MB/s",
+                f.megabytes_per_s()
+            );
         }
         if let Some(s) = &self.stream {
             let t = &s.tally;

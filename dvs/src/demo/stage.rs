@@ -89,7 +89,11 @@ fn address(node: u16, netns: bool) -> Result<SocketAddr> {
             return Ok(SocketAddr::from((ip, port)));
         }
     }
-    Err(failure(Exit::Refused, format!("no free port on {ip}"), "is the loopback interface up? `ip addr show lo` tells"))
+    Err(failure(
+        Exit::Refused,
+        format!("no free port on {ip}"),
+        "is the loopback interface up? `ip addr show lo` tells",
+    ))
 }
 
 /// Different in every process and at every call.

@@ -39,7 +39,8 @@ pub fn weather(scene: &mut Scene<'_>) -> Result<()> {
     let mut counter = scene.start(TO, "count", &["stream-in"])?;
     counter.ready()?;
     let (all, pauses) = (messages.to_string(), kills.to_string());
-    let mut sender = scene.start(FROM, "post", &["stream-out", "count", "--messages", &all, "--pauses", &pauses])?;
+    let mut sender =
+        scene.start(FROM, "post", &["stream-out", "count", "--messages", &all, "--pauses", &pauses])?;
     sender.ready()?;
     let within = Duration::from_secs(60 + messages / MESSAGES_PER_S_MIN);
     let began = Instant::now();
@@ -57,14 +58,18 @@ pub fn weather(scene: &mut Scene<'_>) -> Result<()> {
     let seconds = began.elapsed().as_secs_f64();
     let proxy_back_ms_max = u64::try_from(back_max.as_millis()).unwrap_or(u64::MAX);
     let trip = StreamTrip { tally, proxy_kills: kills, proxy_back_ms_max, seconds };
-    let damage = format!("{} lost, {} duplicated, {} reordered", tally.lost, tally.duplicated, tally.reordered);
+    let damage =
+        format!("{} lost, {} duplicated, {} reordered", tally.lost, tally.duplicated, tally.reordered);
     let whole = trip.is_whole(messages);
     scene.progress.done(&format!("{} messages, {kills} proxies killed: {damage}", count(sent.posted)));
     scene.report.stream = Some(trip);
     if whole {
         return Ok(());
     }
-    let what = format!("the stream is damaged: {} of {messages} came, {damage}, {} corrupted", tally.received, tally.corrupted);
+    let what = format!(
+        "the stream is damaged: {} of {messages} came, {damage}, {} corrupted",
+        tally.received, tally.corrupted
+    );
     Err(failure(Exit::Failed, what, "this is a fault of ours: please report it with the output of --json"))
 }
 
@@ -114,7 +119,10 @@ fn kill_and_go_on(
     sender.order("go")?;
     while !(is_linked(scene, own, other)? && is_linked(scene, other, own)?) {
         if began.elapsed() > BACK_WITHIN {
-            let what = format!("the link of nodes {own} and {other} was not up again within {} s", BACK_WITHIN.as_secs());
+            let what = format!(
+                "the link of nodes {own} and {other} was not up again within {} s",
+                BACK_WITHIN.as_secs()
+            );
             return Err(failure(Exit::Failed, what, "look at the daemons' logs with --keep"));
         }
         interrupt::sleep(Duration::from_millis(2))?;

@@ -1,11 +1,13 @@
 //! Extents on the wire: announced by the far end, pulled when the receiver's share of our pool has room, and given to
 //! the local endpoint in place of the far one.
 
-use abi::limits::PROXY_RECEIVER_BYTES_MAX;
-use abi::limits::{POOL_SEGMENT_BYTES_MIN, PROXY_POOL_BYTES_MAX};
+use std::collections::BTreeSet;
+
+use abi::limits::{EXTENTS_PER_PAIR_MAX, POOL_SEGMENT_BYTES_MIN, PROXY_POOL_BYTES_MAX, PROXY_RECEIVER_BYTES_MAX};
 use abi::record::{Kind, Record};
 use abi::slot::SlotCopy;
 use abi::{Claim, DcId, NodeId};
+use shm::lane::look_again;
 use shm::pool::Extent;
 use shm::reply;
 
@@ -84,12 +86,18 @@ impl Courier {
 
     /// Accepts what waits and now finds room, oldest first for each receiver.
     pub(super) fn retry_waiting(&mut self, fabric: &mut dyn Fabric) {
+        let mut behind = BTreeSet::new();
         for at in 0..self.waiting.len() {
             let waiting = self.waiting[at];
-            if waiting.coming.is_some() {
+            let is_slot = matches!(waiting.what, What::Slot(_));
+            // What comes behind one that waits would only take the room that it waits for.
+            if waiting.coming.is_some() || (is_slot && behind.contains(&waiting.pair)) {
                 continue;
             }
-            let Some((token, piece)) = self.make_room(waiting.pair, waiting.len_bytes) else { continue };
+            let Some((token, piece)) = self.make_room(waiting.pair, waiting.len_bytes) else {
+                behind.insert(waiting.pair);
+                continue;
+            };
             self.waiting[at].coming = Some(token);
             self.waiting[at].into = self.pair(waiting.pair).and_then(|pair| {
                 let lent = pair.lent.get(token as usize).copied().flatten()?;
@@ -103,6 +111,10 @@ impl Courier {
     /// Room for one extent in the receiver's share, or a request for more pool.
     fn make_room(&mut self, index: PairIndex, len_bytes: u32) -> Option<(u32, Piece)> {
         let pair = self.pair(index)?;
+        // The local endpoint gives them back through a ring of so many entries.
+        if pair.lent.iter().flatten().count() as u64 >= EXTENTS_PER_PAIR_MAX {
+            return None;
+        }
         let (dc_id, slot) = (pair.local.dc, pair.local.slot.0);
         let dc = self.dcs.get_mut(&dc_id)?;
         let held = dc.held.get(&slot).copied().unwrap_or(0);
@@ -186,6 +198,8 @@ impl Courier {
             return;
         }
         self.totals.bytes_received += waiting.len_bytes as u64;
+        // A reply may have been given up meanwhile.
+        self.mark_dirty(index);
         let Some(pair) = self.pair_mut(index) else { return };
         let Some(Lent { extent }) = pair.lent.get(ours as usize).copied().flatten() else { return };
         match waiting.what {
@@ -231,8 +245,21 @@ impl Courier {
         }
     }
 
+    /// Takes home the extent of a reply that the local endpoint gave up and so never takes.
+    fn bring_home_reply(&mut self, index: PairIndex) {
+        let Some(pair) = self.pair_mut(index) else { return };
+        let Some((call, token)) = pair.replied.filter(|(call, _)| pair.side.gave_up() >= *call) else { return };
+        // What it took before it gave up a later call is seen after the fence that its later call has passed.
+        look_again();
+        pair.replied = None;
+        if pair.side.reply_taken() < call {
+            self.take_home(index, token);
+        }
+    }
+
     /// Takes home what the local endpoint has given back.
     pub(super) fn bring_home(&mut self, index: PairIndex) {
+        self.bring_home_reply(index);
         loop {
             let Some(pair) = self.pair_mut(index) else { return };
             let side = pair.side.clone();
@@ -281,6 +308,13 @@ impl Courier {
                 self.take_home(index, token);
             }
         }
+    }
+}
+
+/// Gives an empty extent a descriptor that makes sense here and gives nothing back when it goes home.
+pub(super) fn make_empty_ours(slot: &mut SlotCopy, segment: u32) {
+    if slot.claim().is_some_and(|claim| claim.len_bytes == 0) {
+        put_claim(slot, Extent { segment, offset_bytes: 0, len_bytes: 0 }, u32::MAX);
     }
 }
 

@@ -7,6 +7,7 @@ use abi::{Corrupt, Incarnation, NodeId, Pair, side};
 use shm::side::Mirrored;
 use shm::{notify, reply};
 
+use super::bulk::make_empty_ours;
 use super::pair::{Held, Wanted};
 use super::{Courier, OPENING_MAX, Output, PairIndex};
 use crate::Piece;
@@ -136,14 +137,15 @@ impl Courier {
     }
 
     fn on_slots(&mut self, index: PairIndex, record: &Record, body: &[u8]) -> Result<(), Corrupt> {
+        let empty_at = self.pool_segment(index);
         let Some(pair) = self.pair_mut(index) else { return Ok(()) };
         let mut count = 0;
         for (n, bytes) in body.chunks_exact(SLOT_BYTES).enumerate() {
-            let sequence = record.arg + n as u64;
+            let sequence = record.arg.saturating_add(n as u64);
             if sequence < pair.arrived {
                 continue;
             }
-            let slot = slot_of(bytes)?;
+            let mut slot = slot_of(bytes)?;
             if slot.sequence != sequence || sequence != pair.arrived {
                 return Err(Corrupt::new("a slot out of its sequence", slot.sequence));
             }
@@ -153,10 +155,11 @@ impl Courier {
             if slot.head.kind == SlotKind::Reply {
                 return Err(Corrupt::new("a reply on a lane", sequence));
             }
-            if sequence >= pair.side.consumed() + LANE_SLOTS {
+            if sequence >= pair.side.consumed().saturating_add(LANE_SLOTS) {
                 return Err(Corrupt::new("a slot beyond the lane", sequence));
             }
             pair.arrived += 1;
+            make_empty_ours(&mut slot, empty_at);
             let extent = match slot.claim() {
                 Some(claim) if claim.check_len()? > 0 => Wanted::Missing,
                 _ => Wanted::Ready,
@@ -173,6 +176,12 @@ impl Courier {
         }
         self.totals.slots_received += count;
         Ok(())
+    }
+
+    /// A segment of our pool in the DC of a pair.
+    fn pool_segment(&self, index: PairIndex) -> u32 {
+        let dc = self.pair(index).and_then(|pair| self.dcs.get(&pair.local.dc));
+        dc.and_then(|dc| dc.regions.keys().next().copied()).unwrap_or(0)
     }
 
     /// Publishes held slots from the front on, as far as they are whole; then the end, if that was all.
@@ -196,6 +205,7 @@ impl Courier {
 
     fn on_reply(&mut self, index: PairIndex, record: &Record, body: &[u8]) -> Result<(), Corrupt> {
         let slot = slot_of(body)?;
+        let empty_at = self.pool_segment(index);
         let Some(pair) = self.pair_mut(index) else { return Ok(()) };
         if slot.head.kind != SlotKind::Reply || slot.call as u64 != record.arg || slot.call == 0 {
             return Err(Corrupt::new("a reply that is none", record.arg));
@@ -219,6 +229,7 @@ impl Courier {
             }
             _ => {
                 let mut slot = slot;
+                make_empty_ours(&mut slot, empty_at);
                 reply::publish(&pair.own, &mut slot);
                 self.knocks.insert(index);
             }

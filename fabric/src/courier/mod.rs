@@ -23,7 +23,7 @@ use abi::limits::{PROXY_POOL_BYTES_MAX, SLOTS_PER_DC};
 use abi::member::{Refusal, SegmentKind};
 use abi::{DcId, Endpoint, Incarnation, NodeId, side};
 use shm::doorbell::{Doorbells, Wake};
-use shm::lane::{LaneReader, look_again};
+use shm::lane::look_again;
 use shm::map::Mapping;
 use shm::pool::Pool;
 use shm::side::{OwnSide, PeerSide};
@@ -251,8 +251,7 @@ impl Courier {
         for index in self.pairs_of(endpoint.dc, endpoint.slot.0) {
             let Some(pair) = self.pair_mut(index) else { continue };
             if pair.local == endpoint && pair.ended.is_none() {
-                let published = LaneReader::from_sequence(pair.sent_next).pending(&pair.side);
-                pair.ended = Some(pair.sent_next + published);
+                pair.ended = Some(pair.published_here());
                 self.take_home_all(index);
                 self.mark_dirty(index);
             }

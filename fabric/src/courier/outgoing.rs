@@ -45,7 +45,7 @@ enum Said {
     ReplyExtent { pair: PairIndex, call: u32 },
     Words { pair: PairIndex, words: Mirrored },
     Raised { pair: PairIndex, raises: u64 },
-    Withdraw(PairIndex),
+    Withdraw { pair: PairIndex, sequence: u64 },
     Ended(PairIndex),
 }
 
@@ -101,11 +101,12 @@ impl Courier {
             for item in &out.items[..taken] {
                 self.commit(node, item.said);
             }
-            if taken < out.items.len() {
-                // The rest is gathered again after a completion: its pairs stay dirty.
-                for item in &out.items[taken..] {
-                    self.keep_dirty(node, item.said);
-                }
+            // The rest is gathered again, at once or after a completion: its pairs stay dirty.
+            for item in &out.items[taken..] {
+                self.keep_dirty(node, item.said);
+            }
+            // The last pair of a batch may have had more to say than the batch had room for.
+            if taken < out.items.len().min(BATCH) {
                 break false;
             }
         };
@@ -175,6 +176,7 @@ impl Courier {
         if !pair.opened {
             return false;
         }
+        self.gather_withdrawal(index, out);
         match self.gather_slots(index, out) {
             Ok(more) => {
                 let said = self.gather_rest(index, out);
@@ -187,6 +189,17 @@ impl Courier {
         }
     }
 
+    /// The mark on a slot that was sent without it. Said before the next withdrawable slot takes its place in our books.
+    fn gather_withdrawal(&mut self, index: PairIndex, out: &mut Outgoing) {
+        let Some(pair) = self.pair(index) else { return };
+        if let Some(sequence) = pair.withdrawable
+            && lane::flags_now(&pair.side, sequence) & WITHDRAWN != 0
+        {
+            let record = Record::of(Kind::Withdraw, pair.outward(), sequence);
+            out.push(record, &[], None, false, Said::Withdraw { pair: index, sequence });
+        }
+    }
+
     /// A run of published slots, sent from where they are.
     fn gather_slots(&mut self, index: PairIndex, out: &mut Outgoing) -> Result<bool, Corrupt> {
         let Some(pair) = self.pair(index) else { return Ok(false) };
@@ -194,7 +207,7 @@ impl Courier {
             return self.gather_extents(index, out);
         }
         let first = pair.sent_next;
-        let limit = RUN_SLOTS_MAX.min(LANE_SLOTS - first % LANE_SLOTS).min(pair.ended.unwrap_or(u64::MAX) - first);
+        let limit = RUN_SLOTS_MAX.min(LANE_SLOTS - first % LANE_SLOTS).min(pair.ended.unwrap_or(u64::MAX).saturating_sub(first));
         let mut end = first;
         let mut withdrawable = None;
         let mut missing = None;
@@ -268,11 +281,6 @@ impl Courier {
     fn gather_rest(&mut self, index: PairIndex, out: &mut Outgoing) -> Result<bool, Corrupt> {
         let Some(pair) = self.pair(index) else { return Ok(false) };
         let outward = pair.outward();
-        if let Some(sequence) = pair.withdrawable
-            && lane::flags_now(&pair.side, sequence) & WITHDRAWN != 0
-        {
-            out.push(Record::of(Kind::Withdraw, outward, sequence), &[], None, false, Said::Withdraw(index));
-        }
         let more = self.gather_reply(index, out);
         let more = match more {
             Ok(more) => more,
@@ -336,13 +344,15 @@ impl Courier {
                 if self.wanted.insert(key) {
                     self.outputs.push(Output::WantSegment { memory: key.0, segment: key.1 });
                 }
-                return Ok(false);
+                // It is still to be said, so the end is not.
+                return Ok(true);
             }
         }
         let body: [u8; SLOT_BYTES] = words_bytes(slot.to_words());
-        let said = Said::Reply { pair: index, call: slot.call, extent: slot.head.has(EXTENT) };
+        let extent = slot.claim().is_some_and(|claim| claim.len_bytes > 0);
+        let said = Said::Reply { pair: index, call: slot.call, extent };
         out.push(Record::of(Kind::Reply, outward, slot.call as u64), &body, None, false, said);
-        Ok(slot.head.has(EXTENT))
+        Ok(extent)
     }
 
     fn commit(&mut self, node: NodeId, said: Said) {
@@ -379,7 +389,9 @@ impl Courier {
             }),
             Said::Words { pair, words } => self.on(pair, |pair| pair.words_said = Some(words)),
             Said::Raised { pair, raises } => self.on(pair, |pair| pair.raises_said = raises),
-            Said::Withdraw(index) => self.on(index, |pair| pair.withdrawable = None),
+            Said::Withdraw { pair, sequence } => self.on(pair, |pair| {
+                pair.withdrawable = pair.withdrawable.filter(|&later| later != sequence);
+            }),
             Said::Ended(index) => self.on(index, |pair| pair.ended_said = true),
         }
     }
@@ -393,13 +405,14 @@ impl Courier {
     fn keep_dirty(&mut self, node: NodeId, said: Said) {
         let index = match said {
             Said::Control => return,
-            Said::Open(index) | Said::Opened(index) | Said::Withdraw(index) | Said::Ended(index) => index,
+            Said::Open(index) | Said::Opened(index) | Said::Ended(index) => index,
             Said::Slots { pair, .. }
             | Said::SlotExtent { pair, .. }
             | Said::Reply { pair, .. }
             | Said::ReplyExtent { pair, .. }
             | Said::Words { pair, .. }
-            | Said::Raised { pair, .. } => pair,
+            | Said::Raised { pair, .. }
+            | Said::Withdraw { pair, .. } => pair,
         };
         if let Some(link) = self.links.get_mut(&node) {
             link.dirty.insert(index);

@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 
 use abi::courier::Attach;
-use abi::slot::SlotCopy;
+use abi::limits::LANE_SLOTS;
+use abi::slot::{self, SlotCopy};
 use abi::{Endpoint, NodeId, Pair};
+use shm::lane;
 use shm::pool::Extent;
 use shm::returns::Returns;
 use shm::side::{Mirrored, OwnSide, PeerSide};
+use shm::sync::Ordering;
 
 use crate::RegionKey;
 
@@ -154,6 +157,22 @@ impl Carried {
         self.raises_said = 0;
         self.reply_said = 0;
         self.ended_said = false;
+    }
+
+    /// How many slots the local endpoint has published, read out of its lane alone: a successor does not know yet how
+    /// far its predecessor had got.
+    pub(super) fn published_here(&self) -> u64 {
+        let words = self.side.words();
+        let published = (0..LANE_SLOTS).filter_map(|place| {
+            let at = lane::slot_offset_bytes(place) / 8;
+            // Pairs with: the lane writer's head store. The sequence is there when the lap is right.
+            let head = words.load(at, Ordering::Acquire);
+            // Relaxed: ordered by the acquire load of the head.
+            let sequence = words.load(at + 2, Ordering::Relaxed);
+            let is_there = sequence % LANE_SLOTS == place && head as u32 == slot::lap(sequence);
+            is_there.then_some(sequence.saturating_add(1))
+        });
+        published.max().unwrap_or(0)
     }
 
     /// Sequence of the first slot that is not published to the local endpoint.

@@ -11,6 +11,9 @@ use super::memory::{NotAdded, Owner, SegmentStage};
 use super::state::{Inquiry, Local, Stage};
 use super::{ConnId, Core, Now};
 
+/// Generations that are written down as used in one go.
+pub const GENERATIONS_AT_ONCE: u32 = 1024;
+
 /// What a binding starts from.
 struct Binding {
     dc: DcId,
@@ -115,9 +118,14 @@ impl Core {
         used.generation =
             used.generation.max(first.saturating_sub(1)).checked_add(1).ok_or(Refusal::LimitReached)?;
         used.last_bind = self.binds;
+        self.generation_max = self.generation_max.max(used.generation);
         let endpoint = Endpoint::new(dc, slot, Generation(used.generation));
         used.holder = Some(endpoint);
         there.name(name, endpoint);
+        if endpoint.generation.0 >= self.generation_reserved {
+            self.generation_reserved = endpoint.generation.0.saturating_add(GENERATIONS_AT_ONCE);
+            out.push(self.record());
+        }
         let memory = self.endpoint_memory(endpoint, out);
         let local = Local {
             name,

@@ -203,7 +203,8 @@ impl Core {
         if let Some((known_incarnation, generation, known_name, alive)) = known {
             let old = (known_incarnation, generation) > (incarnation, endpoint.generation);
             // An endpoint ends once and for all.
-            if old || (generation == endpoint.generation && (!alive || bound)) {
+            let same = known_incarnation == incarnation && generation == endpoint.generation;
+            if old || (same && (!alive || bound)) {
                 return true;
             }
             if alive {

@@ -135,6 +135,12 @@ pub enum Effect {
         memory: u32,
         segments: Vec<(u32, u64)>,
     },
+    /// Write down, for a successor, which incarnation this is and that generations below `generations` are used.
+    /// Before anything that follows.
+    Record {
+        incarnation: Incarnation,
+        generations: u32,
+    },
     /// Close all descriptors of a memory.
     DropMemory {
         memory: u32,

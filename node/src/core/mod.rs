@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use abi::{DcId, Endpoint, Incarnation, NodeId};
 
+pub use binding::GENERATIONS_AT_ONCE;
 pub use directory::{Chunk, ChunkKind, DirectoryEntry};
 pub use effect::{Descriptor, Effect, Input, Note, Order, Process};
 pub use plan::{DcPlan, Plan, ProxyPlan, Range};
@@ -69,6 +70,8 @@ pub struct Core {
     nodes: BTreeMap<NodeId, Node>,
     refused_entries: u64,
     binds: u64,
+    generation_max: u32,
+    generation_reserved: u32,
 }
 
 impl Core {
@@ -80,7 +83,6 @@ impl Core {
         let nodes = others.into_iter().map(|id| (id, Node::new(now))).collect();
         Core {
             incarnation: plan.incarnation,
-            plan,
             started: now,
             version: 1,
             stopping: false,
@@ -98,6 +100,9 @@ impl Core {
             nodes,
             refused_entries: 0,
             binds: 0,
+            generation_max: 0,
+            generation_reserved: plan.generation_reserved,
+            plan,
         }
     }
 
@@ -150,9 +155,18 @@ impl Core {
         }
     }
 
+    fn record(&self) -> Effect {
+        Effect::Record { incarnation: self.incarnation, generations: self.generation_reserved }
+    }
+
     /// What the cluster file says of this node.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// The highest generation that was given out.
+    pub fn generation_max(&self) -> u32 {
+        self.generation_max
     }
 
     /// This life of the node; a node that was fenced takes the next one.

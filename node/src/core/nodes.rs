@@ -201,6 +201,7 @@ impl Core {
     /// Another node has declared this one dead: a new life begins, for everybody.
     pub(super) fn fenced(&mut self, now: Now, by: NodeId, out: &mut Vec<Effect>) {
         self.incarnation = Incarnation(self.incarnation.0.saturating_add(1));
+        out.push(self.record());
         out.push(Effect::Note(Note::Fenced { by, incarnation: self.incarnation }));
         self.end_all(now, true, out);
         let indices: Vec<u16> = self.proxies.keys().copied().collect();

@@ -47,6 +47,8 @@ pub struct Plan {
     pub incarnation: Incarnation,
     /// The generation of the first bind of every slot.
     pub generation_first: u32,
+    /// Generations below this one are written down as used: a successor begins here at the earliest.
+    pub generation_reserved: u32,
     /// The user the daemon runs as.
     pub owner: u32,
     pub node_dead_after: Duration,

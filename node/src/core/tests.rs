@@ -29,6 +29,7 @@ fn plan() -> Plan {
         node_name: "n1".into(),
         incarnation: Incarnation(100),
         generation_first: 1000,
+        generation_reserved: 1002,
         owner: 5,
         node_dead_after: ms(10_000),
         node_names: BTreeMap::from([(NodeId(1), "n1".into()), (FAR, "n2".into())]),
@@ -230,6 +231,26 @@ fn generations_of_a_slot_grow_from_the_first() {
         let (conn, endpoint) = world.bind(Some(4));
         assert_eq!(endpoint.generation, Generation(generation));
         assert_eq!(world.ask(conn, Request::Unbind), Reply::Done);
+    }
+}
+
+#[test]
+fn generations_are_written_down_before_they_are_used() {
+    let mut world = World::up(None);
+    for written in [None, None, Some(1002 + GENERATIONS_AT_ONCE), None] {
+        world.done.clear();
+        let conn = world.hello(5);
+        assert!(matches!(
+            world.ask(conn, Request::Bind { slot: Some(Slot(1)), name: Name::NONE }),
+            Reply::Bound { .. }
+        ));
+        let record = world.done.iter().position(|e| matches!(e, Effect::Record { .. }));
+        assert_eq!(record.is_some(), written.is_some());
+        if let (Some(at), Some(generations)) = (record, written) {
+            assert_eq!(world.done[at], Effect::Record { incarnation: Incarnation(100), generations });
+            assert!(world.done[at..].iter().any(|e| matches!(e, Effect::Reply { .. })), "before the answer");
+        }
+        world.step(Input::Disconnected { conn });
     }
 }
 

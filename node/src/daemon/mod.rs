@@ -28,6 +28,7 @@ use abi::Incarnation;
 
 use crate::NodeError;
 use crate::core::{Core, Effect, Input, Note, Now, Order};
+use crate::place::{Lock, Record};
 use admin::AdminServer;
 use couriers::{Couriers, NotStarted};
 use members::Members;
@@ -60,6 +61,7 @@ struct Hands {
     /// What every proxy is started with; incarnation and token change.
     options: BTreeMap<u16, ProxyOptions>,
     stop: Arc<EventFd>,
+    lock: Lock,
 }
 
 impl Driver {
@@ -187,6 +189,11 @@ impl Hands {
             }
             Effect::Seal { memory, segments } => {
                 return Some(Input::Sealed { memory, sealed: self.vault.seal(memory, &segments) });
+            }
+            Effect::Record { incarnation, generations } => {
+                if let Err(why) = self.lock.record(Record { incarnation: incarnation.0, generations }) {
+                    tracing::error!("{why}");
+                }
             }
             Effect::DropMemory { memory } => self.vault.drop_memory(memory),
             Effect::SetTable { dc, slot, entry } => self.vault.set_table(dc, slot, entry),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use abi::limits::LINK_DOWN_AFTER_MS;
@@ -22,14 +23,19 @@ use super::{Driver, Hands};
 use crate::NodeError;
 use crate::config::{Cluster, ClusterNode};
 use crate::core::{Core, Plan};
-use crate::place::{Lock, NodePlace, own_uid};
+use crate::place::{Lock, NodePlace, Record, own_uid};
 
 /// 2020-01-01, in seconds of the Unix clock: generations and incarnations count from here.
 const YEAR_2020_S: u64 = 1_577_836_800;
 /// Members that may wait for their connection to be taken.
 const BACKLOG: i32 = 1024;
+/// How long an ending daemon waits for the clock.
+const CLOCK_WAIT: Duration = Duration::from_millis(1200);
 /// The number at which a proxy finds its link.
 const LINK_FD: i32 = 3;
+
+/// The first number that no daemon of this process has used: tests start and stop them faster than the clock counts.
+static LIVES: AtomicU32 = AtomicU32::new(0);
 
 /// What to run.
 pub struct RunOptions {
@@ -55,7 +61,7 @@ pub fn run(options: RunOptions) -> Result<(), NodeError> {
     let signals = super::signals::ring_on_end(stop)?;
     let result = house.live();
     drop(signals);
-    house.leave();
+    house.leave(true);
     result
 }
 
@@ -63,9 +69,7 @@ pub fn run(options: RunOptions) -> Result<(), NodeError> {
 pub(super) struct House {
     driver: Driver,
     pub place: NodePlace,
-    lock: Option<Lock>,
     proxies: Vec<u16>,
-    others: bool,
 }
 
 impl House {
@@ -87,17 +91,14 @@ impl House {
         place.make(cluster.foreign_uids(node.id, own_uid()))?;
         let (mut lock, before) = place.take_lock(node.name.as_str())?;
         place.clear();
-        let begun = seconds_since_2020();
-        let incarnation = Incarnation(before.map_or(begun, |b| begun.max(b.saturating_add(1))));
-        lock.record(incarnation.0)?;
-        let plan = cluster.plan(&node, incarnation, begun, own_uid());
+        let plan = begin(&cluster, &node, before);
+        lock.record(Record { incarnation: plan.incarnation.0, generations: plan.generation_reserved })?;
         let proxies = plan.proxies.iter().map(|p| p.index).collect();
-        let others = cluster.nodes.len() > 1;
-        let built = build_driver(&cluster, &node, plan, &place, options.starter, stop);
+        let built = build_driver(&cluster, &node, plan, &place, options.starter, stop, lock);
         match built {
-            Ok(driver) => Ok(House { driver, place, lock: Some(lock), proxies, others }),
+            Ok(driver) => Ok(House { driver, place, proxies }),
             Err(why) => {
-                place.remove(&[]);
+                place.remove(&[], before.is_some());
                 Err(why)
             }
         }
@@ -116,18 +117,34 @@ impl House {
         self.driver.run()
     }
 
-    /// Nothing is left behind.
-    pub fn leave(mut self) {
-        let incarnation = self.driver.core.incarnation().0;
+    /// Nothing is left behind, but a record for a life that might begin before the clock has passed this one's numbers.
+    /// In a process of its own it waits for the clock a moment first; in a thread `LIVES` is the record.
+    pub fn leave(mut self, own_process: bool) {
         self.driver.hands.couriers.kill_all();
-        self.place.remove(&self.proxies);
-        drop(self.lock.take());
-        // The next life of this node, which may begin at once, must be told from this one by the others.
-        while self.others && seconds_since_2020() <= incarnation {
+        let incarnation = self.driver.core.incarnation().0;
+        let generations = self.driver.core.generation_max().saturating_add(1);
+        let used = incarnation.saturating_add(1).max(generations);
+        LIVES.fetch_max(used, Ordering::Relaxed);
+        let waited = Instant::now();
+        while own_process && seconds_since_2020() < used && waited.elapsed() < CLOCK_WAIT {
             std::thread::sleep(Duration::from_millis(20));
         }
+        let record_stays = own_process && seconds_since_2020() < used;
+        if record_stays && let Err(why) = self.driver.hands.lock.record(Record { incarnation, generations }) {
+            tracing::error!("{why}");
+        }
+        self.place.remove(&self.proxies, record_stays);
         tracing::info!("daemon has ended");
     }
+}
+
+/// The numbers of this life: beyond those of all lives that are written down, or were led in this process.
+fn begin(cluster: &Cluster, node: &ClusterNode, before: Option<Record>) -> Plan {
+    // Relaxed: nothing but the number itself is shared.
+    let clock = seconds_since_2020().max(LIVES.load(Ordering::Relaxed));
+    let incarnation = before.map_or(clock, |b| clock.max(b.incarnation.saturating_add(1)));
+    let generation_first = before.map_or(clock, |b| clock.max(b.generations));
+    cluster.plan(node, Incarnation(incarnation), generation_first, own_uid())
 }
 
 fn build_driver(
@@ -137,6 +154,7 @@ fn build_driver(
     place: &NodePlace,
     starter: Box<dyn StartProxy>,
     stop: Arc<EventFd>,
+    lock: Lock,
 ) -> Result<Driver, NodeError> {
     let epoll = Epoll::new().map_err(NodeError::system("an epoll"))?;
     let mut vault = Vault::default();
@@ -165,6 +183,7 @@ fn build_driver(
         starter,
         options,
         stop,
+        lock,
     };
     Ok(Driver { core: Core::new(Duration::ZERO, plan), origin, hands })
 }

@@ -26,7 +26,7 @@ impl Daemon {
         let place = house.place.clone();
         let live = move || {
             let result = house.live();
-            house.leave();
+            house.leave(false);
             result
         };
         let thread = std::thread::Builder::new().name("dvs-daemon".into()).spawn(live);

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use dvk::{From, Message, NotifyError, PostError, ReceiveError, ReplyError, SendError, Timeout, WaitError, What};
+use dvk::{
+    From, Message, NotifyError, PostError, ReceiveError, ReplyError, SendError, Timeout, WaitError, What,
+};
 
 use super::rows;
 use crate::support::{LONG, Place, SHORT, World, eventually};
@@ -104,7 +106,10 @@ fn a_receive_from_one_endpoint_returns_nothing_of_another(world: World) {
         let one = me.receive(From::Any, after(LONG)).expect("the first says who it is").source();
         gone.recv().expect("the noise is published");
         std::thread::sleep(SHORT);
-        assert_eq!(me.receive(From::Endpoint(one), after(SHORT)).map(|d| d.source()), Err(ReceiveError::TimedOut));
+        assert_eq!(
+            me.receive(From::Endpoint(one), after(SHORT)).map(|d| d.source()),
+            Err(ReceiveError::TimedOut)
+        );
         me.send(one, Message::new(0), after(LONG)).expect("go");
         let got = me.receive(From::Endpoint(one), after(LONG)).expect("of the one");
         assert_eq!((got.source(), got.kind()), (one, 2));
@@ -196,7 +201,9 @@ fn a_request_is_answered_once(world: World) {
     let mut me = world.bind(Place::Here, 0);
     world.meet(&mut me, server.endpoint);
     for n in 0..2000u64 {
-        let reply = me.sendrec(server.endpoint, Message::new(0).inline(&n.to_le_bytes()), after(LONG)).expect("a reply");
+        let reply = me
+            .sendrec(server.endpoint, Message::new(0).inline(&n.to_le_bytes()), after(LONG))
+            .expect("a reply");
         assert_eq!((reply.source(), reply.what(), reply.kind()), (server.endpoint, What::Reply, 9));
         assert_eq!(number(reply.inline()), n + 1);
     }

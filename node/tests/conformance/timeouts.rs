@@ -38,7 +38,10 @@ fn a_send_that_is_not_taken_in_time_is_withdrawn(world: World) {
         // Unknown: may be delivered, at most once, in order.
         assert_eq!(server.receive(From::Any, AFTER).expect("the next").kind(), 2);
     }
-    assert_eq!(server.receive(From::Any, Timeout::After(SHORT)).map(|d| d.kind()), Err(ReceiveError::TimedOut));
+    assert_eq!(
+        server.receive(From::Any, Timeout::After(SHORT)).map(|d| d.kind()),
+        Err(ReceiveError::TimedOut)
+    );
 }
 
 fn a_send_with_timeout_zero_is_withdrawn_at_once(world: World) {
@@ -49,7 +52,10 @@ fn a_send_with_timeout_zero_is_withdrawn_at_once(world: World) {
     server.receive(From::Any, AFTER).expect("the first");
     match me.send(server.whoami(), Message::new(1), Timeout::Zero) {
         Err(SendError::WouldBlock) => {
-            assert_eq!(server.receive(From::Any, Timeout::After(SHORT)).map(|d| d.kind()), Err(ReceiveError::TimedOut));
+            assert_eq!(
+                server.receive(From::Any, Timeout::After(SHORT)).map(|d| d.kind()),
+                Err(ReceiveError::TimedOut)
+            );
         }
         Err(SendError::TimedOutUnknown) if world.is_remote() => {}
         other => panic!("{other:?}"),

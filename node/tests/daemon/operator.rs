@@ -96,6 +96,22 @@ fn the_admin_socket_of_a_killed_daemon_is_told_apart_and_replaced() {
 }
 
 #[test]
+fn a_killed_daemons_successor_uses_no_number_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(folder.path(), ALONE, Box::new(NoProxies));
+    let node = folder.path().join("run/n1");
+    std::fs::create_dir_all(&node).unwrap();
+    for path in [folder.path().join("run"), node.clone()] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    std::fs::write(node.join("daemon.pid"), "4711 4000000000 4000000500\n").unwrap();
+    let daemon = Daemon::in_thread(options).unwrap();
+    let status: Status = call_as(&daemon.admin_socket(), &Request::Status, PATIENCE).unwrap();
+    assert_eq!(status.incarnation, 4_000_000_001);
+    assert_eq!(Member::bind(daemon.member_socket(), None, "").endpoint.generation.0, 4_000_000_500);
+}
+
+#[test]
 fn a_second_daemon_of_the_same_node_is_refused() {
     let house = alone();
     let again = options(house.folder.path(), ALONE, Box::new(NoProxies));

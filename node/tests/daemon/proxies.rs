@@ -340,6 +340,21 @@ fn operators_stop_and_restart_proxies() {
 }
 
 #[test]
+fn a_program_that_ends_at_once_is_started_again_and_leaves_no_zombie() {
+    let starter = node::ProcessStarter::new("/bin/false".into(), None);
+    let house = house(TWO, Box::new(starter));
+    eventually("it was started again and again", || proxies(&house)[0].restarts >= 4);
+    house.daemon.stop().unwrap();
+    let mut zombies = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let mine = format!(") Z {}", std::process::id());
+        zombies.extend((stat.contains("(false)") && stat.contains(&mine)).then_some(stat));
+    }
+    assert!(zombies.is_empty(), "{zombies:?}");
+}
+
+#[test]
 fn members_wait_while_there_is_no_proxy() {
     let (starter, started) = fakes();
     let house = house(TWO, starter);

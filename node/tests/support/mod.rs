@@ -66,12 +66,15 @@ impl World {
             let address = listener.local_addr().expect("its address");
             text += &format!("[[node]]\nid = {id}\nname = \"n{id}\"\naddress = \"{address}\"\n");
         }
-        text += &format!("[[dc]]\nid = 1\nname = \"dc\"\nnodes = {ids:?}\nslots_per_node = {SLOTS_PER_NODE}\n");
+        text +=
+            &format!("[[dc]]\nid = 1\nname = \"dc\"\nnodes = {ids:?}\nslots_per_node = {SLOTS_PER_NODE}\n");
         std::fs::write(&file, text).expect("the cluster file");
         let nodes: Vec<NodeId> = ids.iter().map(|id| NodeId(*id)).collect();
         let mode = if apart == Apart::OneSided { Mode::OneSided } else { Mode::Eager };
         let mut ends: Vec<Option<Loopback>> = match apart {
-            Apart::Loopback | Apart::OneSided => Loopback::network(&nodes, mode).into_iter().map(Some).collect(),
+            Apart::Loopback | Apart::OneSided => {
+                Loopback::network(&nodes, mode).into_iter().map(Some).collect()
+            }
             Apart::OneNode | Apart::Tcp => nodes.iter().map(|_| None).collect(),
         };
         let wire = ends[0].as_ref().map(Loopback::wire);
@@ -81,7 +84,8 @@ impl World {
             .map(|(id, end)| {
                 let starter = Box::new(ThreadStarter { loopback: end.take(), tcp: apart == Apart::Tcp });
                 let runtime_dir = Some(dir.path().join("run"));
-                let options = RunOptions { cluster_file: file.clone(), node: id.to_string(), runtime_dir, starter };
+                let options =
+                    RunOptions { cluster_file: file.clone(), node: id.to_string(), runtime_dir, starter };
                 Some(Daemon::in_thread(options).expect("a daemon"))
             })
             .collect();
@@ -107,7 +111,8 @@ impl World {
     }
 
     pub fn options(&self, place: Place) -> BindOptions {
-        BindOptions::new(&self.sockets[self.index(place)], "dc").wait(Wait::Adaptive(Duration::from_micros(5)))
+        BindOptions::new(&self.sockets[self.index(place)], "dc")
+            .wait(Wait::Adaptive(Duration::from_micros(5)))
     }
 
     pub fn bind(&self, place: Place, number: u16) -> Binding {
@@ -197,7 +202,8 @@ impl StartProxy for ThreadStarter {
             let fabric: Box<dyn Fabric> = match loopback {
                 Some(end) => Box::new(end),
                 None if tcp => {
-                    let key = options.key_file.as_deref().map(|path| ClusterKey::load(path).expect("the key"));
+                    let key =
+                        options.key_file.as_deref().map(|path| ClusterKey::load(path).expect("the key"));
                     let config = TcpConfig {
                         peers: options.peers.clone(),
                         key,

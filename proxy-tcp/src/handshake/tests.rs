@@ -125,7 +125,7 @@ fn no_bit_of_a_handshake_may_flip() {
         let mut open = Handshake::open(&one, NodeId(2), [1; 32], &mut Vec::new());
         let (_, step) = open.feed(&one, &floor, &flipped, &mut Vec::new());
         // A longer length waits for more, which will not help.
-        assert!(!matches!(step, Step::Done { .. }) && open.stage == Stage::WaitsForWelcome, "bit {bit}");
+        assert!(!matches!(step, Step::Done { .. }) && open.stage == Awaits::Welcome, "bit {bit}");
     }
 }
 

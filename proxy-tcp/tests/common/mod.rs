@@ -144,7 +144,7 @@ fn run(listener: &TcpListener, target: SocketAddr, mode: &Mutex<Mode>) {
                     let ends = [(&near, &far), (&far, &near)];
                     ways.extend(ends.map(|(a, b)| Way::new(a.try_clone().unwrap(), b.try_clone().unwrap())));
                 }
-                let busy = ways.iter_mut().fold(false, |busy, way| way.step() || busy);
+                let busy = ways.iter_mut().filter_map(|way| way.step().then_some(())).count() > 0;
                 ways.retain(|way| way.open);
                 if !busy {
                     std::thread::sleep(Duration::from_micros(50));

@@ -1,0 +1,63 @@
+//! A server that is killed: what its clients and waiters hear, on its own node and on another.
+
+use std::time::Duration;
+
+use super::cluster::{Cluster, Plan};
+use super::program::Program;
+use super::system::LONG;
+
+/// Where clients are: on the server's node, and on the other.
+const NODES: [u16; 2] = [1, 2];
+
+#[test]
+fn the_death_of_a_killed_server_is_told_to_every_client_and_waiter() {
+    let Some(cluster) = Cluster::up(Plan::nodes(2)) else { return };
+    let mut server = cluster.start(1, 0, "mute 2");
+    let first = server.endpoint();
+    let slot = cluster.slot(1, 0).0;
+    let begin = |number: u16, role: &str, word: &str| -> Vec<Program> {
+        let start = |node| {
+            let program = cluster.start(node, number, &format!("{role} {slot}"));
+            program.endpoint();
+            program
+        };
+        let mut programs = NODES.map(start);
+        for program in &mut programs {
+            program.hears(word, LONG);
+        }
+        programs.into()
+    };
+    let mut taken = begin(1, "call", "calls");
+    for _ in &taken {
+        server.says("took", LONG);
+    }
+    let mut waiting = begin(2, "call", "calls");
+    let mut listening = begin(3, "wait-for", "waits");
+    // What they have sent, and that they wait, has reached the server.
+    std::thread::sleep(Duration::from_millis(300));
+
+    server.kill();
+
+    for program in &mut taken {
+        program.hears("DeadSource", LONG);
+        program.ends_well();
+    }
+    for program in &mut waiting {
+        program.hears("DeadDestination", LONG);
+        program.ends_well();
+    }
+    for program in &mut listening {
+        program.hears("DeadSource", LONG);
+        program.ends_well();
+    }
+    let next = cluster.start(1, 0, "echo");
+    let second = next.endpoint();
+    assert_eq!(second.slot, first.slot);
+    assert_ne!(second.generation, first.generation, "who is bound next is somebody else");
+    for node in NODES {
+        let mut client = cluster.start(node, 1, &format!("call {slot}"));
+        client.endpoint();
+        client.hears("calls", LONG);
+        client.hears("Reply call", LONG);
+    }
+}

@@ -1,0 +1,121 @@
+//! Processes that die by the dozen, wherever they happen to be, leave nothing: no memory, no descriptor, no process.
+
+use std::time::{Duration, Instant};
+
+use super::cluster::{Cluster, Plan};
+use super::ground::Ground;
+use super::program::Program;
+use super::system::{Chance, Holdings, LONG, eventually, shared_kib};
+
+const PROCESSES: u16 = 60;
+/// At a time.
+const TOGETHER: usize = 8;
+/// Heaps and queues grow to their bounds once. Sixty leaked endpoints would be 35 MiB at the least.
+const MAPPED_TOLERANCE_KIB: u64 = 8 << 10;
+/// Of the whole machine, where others may run too.
+const SHARED_TOLERANCE_KIB: u64 = 8 << 10;
+/// Longer than what a dead endpoint has published is kept for somebody who does not take it.
+const KEPT_AT_MOST: Duration = Duration::from_secs(75);
+
+#[test]
+fn what_killed_processes_held_comes_back() {
+    let plan = Plan::nodes(2).alone();
+    let Some(ground) = Ground::take(plan.company) else { return };
+    let before = shared_kib();
+    let mut cluster = Cluster::up_on(ground, plan);
+    let mut chance = Chance::of_now();
+    crowd(&cluster, &mut chance, 12);
+    everybody_is_forgotten(&cluster);
+    let cluster_processes = cluster.ground.processes();
+    let held = holdings(&cluster);
+    let shared = shared_kib();
+
+    crowd(&cluster, &mut chance, PROCESSES);
+
+    everybody_is_forgotten(&cluster);
+    assert_eq!(cluster.ground.processes(), cluster_processes, "the same daemons and proxies run");
+    eventually("descriptors and memory of daemons and proxies are as before", KEPT_AT_MOST, || {
+        let now = holdings(&cluster);
+        let same = |(now, then): (&Holdings, &Holdings)| {
+            now.descriptors == then.descriptors && now.mapped_kib <= then.mapped_kib + MAPPED_TOLERANCE_KIB
+        };
+        let all_same = now.iter().zip(&held).all(same);
+        if !all_same {
+            println!("{now:?} instead of {held:?}");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        all_same
+    });
+    shared_is_back_to(shared);
+    cluster.down();
+    shared_is_back_to(before);
+}
+
+/// Starts programs that talk to everybody, a few at a time, and kills each at a moment of chance. Two echoes go with
+/// them, one on each node.
+fn crowd(cluster: &Cluster, chance: &mut Chance, count: u16) {
+    let mut echoes = [cluster.start(1, 0, "echo"), cluster.start(2, 0, "echo")];
+    for echo in &echoes {
+        echo.endpoint();
+    }
+    let mut running: Vec<Program> = Vec::new();
+    for n in 0..count {
+        if running.len() == TOGETHER {
+            // Some are killed before they are bound, some in the middle of a life.
+            std::thread::sleep(chance.millis_below(120));
+            kill(running.swap_remove(chance.below(TOGETHER as u64) as usize));
+        }
+        running.push(cluster.start_anywhere(1 + n % 2, &format!("crowd {}", chance.below(1 << 40))));
+    }
+    for program in running {
+        std::thread::sleep(chance.millis_below(60));
+        kill(program);
+    }
+    for echo in &mut echoes {
+        echo.order("end");
+        echo.ends_well();
+    }
+}
+
+fn kill(mut program: Program) {
+    program.kill();
+    let wrong: Vec<String> =
+        program.reports_so_far().into_iter().filter(|r| r.starts_with("wrong")).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// No endpoint is left on any node, alive or dead.
+fn everybody_is_forgotten(cluster: &Cluster) {
+    for node in 1..=2 {
+        eventually("no endpoint is left", KEPT_AT_MOST, || {
+            let left = cluster.endpoints(node);
+            if !left.is_empty() {
+                println!("node {node} still has {} endpoints: {:?}", left.len(), left.first());
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            left.is_empty()
+        });
+    }
+}
+
+/// Of both daemons, then of both proxies.
+fn holdings(cluster: &Cluster) -> Vec<Holdings> {
+    let mut pids: Vec<u32> = (1..=2).map(|node| cluster.daemon(node)).collect();
+    pids.extend(cluster.proxies_up());
+    pids.into_iter().map(Holdings::of).collect()
+}
+
+fn shared_is_back_to(before: u64) {
+    let mut now = 0;
+    let end = Instant::now() + LONG;
+    while Instant::now() < end {
+        now = shared_kib();
+        if now <= before + SHARED_TOLERANCE_KIB {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!(
+        "{now} KiB of the machine's memory are shared, {before} KiB were (does something else run that shares memory?)"
+    );
+}

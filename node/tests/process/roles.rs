@@ -1,0 +1,206 @@
+//! What a program does once it is started: one function for each role. Its first report is its endpoint.
+//!
+//! A role is a line of words in the environment. Key types: [`Orders`], [`Life`]. Neighbours: `program` (who starts
+//! them), `stream` and `crowd` (the longer roles).
+
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use abi::{Endpoint, Slot};
+use dvk::{BindOptions, Binding, Delivery, From, Message, SendrecError, Timeout, Wait, What};
+
+use super::cluster::DC;
+use super::system::LONG;
+
+pub mod crowd;
+pub mod stream;
+
+/// The test by which this executable begins as a program.
+pub const ENTRY: &str = "child_entry";
+/// Stands before every report: the test harness writes to standard output too.
+pub const MARK: &str = "@report ";
+pub const ROLE: &str = "DVS_TEST_ROLE";
+pub const SOCKET: &str = "DVS_TEST_SOCKET";
+pub const SLOT: &str = "DVS_TEST_SLOT";
+
+pub const AFTER: Timeout = Timeout::After(LONG);
+
+/// The lines of standard input.
+pub struct Orders(Receiver<String>);
+
+impl Orders {
+    /// The process ends with its input: nobody is left to work for.
+    fn listen() -> Orders {
+        let (give, take) = channel();
+        std::thread::spawn(move || {
+            for line in std::io::stdin().lines().map_while(Result::ok) {
+                // Who takes no orders does not keep the channel.
+                let _ = give.send(line);
+            }
+            std::process::exit(0);
+        });
+        Orders(take)
+    }
+
+    pub fn next(&self) -> String {
+        self.0.recv_timeout(LONG * 3).expect("an order in time")
+    }
+
+    pub fn is_there(&self) -> bool {
+        self.0.try_recv().is_ok()
+    }
+}
+
+/// A bound program and its orders.
+pub struct Life {
+    pub me: Binding,
+    pub orders: Orders,
+}
+
+/// One line for who started this program.
+pub fn report(text: impl std::fmt::Display) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    // Nobody reads any more: the program goes on to its end.
+    let _ = writeln!(out, "{MARK}{text}").and_then(|()| out.flush());
+}
+
+/// Plays the role that the environment names, and ends the process; returns when it names none.
+pub fn play() {
+    let Ok(line) = std::env::var(ROLE) else { return };
+    let words: Vec<&str> = line.split(' ').collect();
+    let orders = Orders::listen();
+    let me = bind();
+    report(format_args!("bound {}", me.whoami()));
+    let life = Life { me, orders };
+    let number = |at: usize| words[at].parse::<u64>().expect("a number");
+    let slot = |at: usize| Slot(words[at].parse().expect("a slot"));
+    match words[0] {
+        "echo" => echo(life),
+        "ask" => ask(life, slot(1), None),
+        "ask-some" => ask(life, slot(1), Some(number(2))),
+        "mute" => mute(life, number(1)),
+        "idle" => idle(&life),
+        "call" => call(life, slot(1)),
+        "wait-for" => wait_for(life, slot(1)),
+        "stream-out" => stream::send(life, slot(1), number(2), number(3)),
+        "stream-in" => stream::receive(life, number(1), number(2)),
+        "press" => crowd::press(life, slot(1), Duration::from_millis(number(2)), number(3) as usize),
+        "crowd" => crowd::live(life, number(1)),
+        other => panic!("there is no role {other:?}"),
+    }
+    std::process::exit(0);
+}
+
+fn bind() -> Binding {
+    let Ok(socket) = std::env::var(SOCKET) else {
+        return Binding::from_env().expect("bound by who started this program");
+    };
+    let mut options = BindOptions::new(socket, DC).wait(Wait::Adaptive(Duration::from_micros(5)));
+    if let Ok(slot) = std::env::var(SLOT) {
+        options = options.slot(Slot(slot.parse().expect("a slot")));
+    }
+    Binding::bind(&options).expect("a binding")
+}
+
+pub fn find(me: &mut Binding, slot: Slot) -> Endpoint {
+    me.wait_bind(slot, AFTER).expect("somebody is bound there")
+}
+
+/// Marks a request whose number must follow the one before from the same client.
+const COUNTED: u32 = 77;
+
+/// Answers every request with its own bytes, until its input ends. Checks that counted ones come once and in order.
+fn echo(life: Life) {
+    let Life { mut me, orders } = life;
+    let mut last: std::collections::BTreeMap<Endpoint, u64> = std::collections::BTreeMap::new();
+    loop {
+        match me.receive_request(Timeout::After(Duration::from_millis(100))) {
+            Ok(request) => {
+                if request.kind() == COUNTED {
+                    let number = number_in(&request);
+                    let before = last.insert(request.source(), number).unwrap_or(0);
+                    assert_eq!(number, before + 1, "requests of {} come once and in order", request.source());
+                }
+                answer(&mut me, &request);
+            }
+            Err(dvk::ReceiveError::TimedOut) if orders.is_there() => return,
+            Err(dvk::ReceiveError::TimedOut) => {}
+            Err(why) => panic!("{why}"),
+        }
+    }
+}
+
+fn answer(me: &mut Binding, request: &Delivery) {
+    if !matches!(request.what(), What::Request { .. }) {
+        return;
+    }
+    let mut message = Message::new(request.kind());
+    if let Some(view) = request.view() {
+        let mut loan = me.loan(view.len()).expect("a buffer");
+        view.copy_to(&mut loan);
+        message = message.with(loan);
+    }
+    let inline = &request.inline()[..request.inline().len().min(abi::limits::INLINE_BYTES_WITH_EXTENT_MAX)];
+    // A client that has ended waits no more.
+    let _ = me.reply(request, message.inline(inline));
+}
+
+fn number_in(delivery: &Delivery) -> u64 {
+    u64::from_le_bytes(delivery.inline()[..8].try_into().expect("eight bytes"))
+}
+
+/// Calls an echo with counted requests, until it has an order or has asked so many.
+fn ask(life: Life, slot: Slot, count: Option<u64>) {
+    let Life { mut me, orders } = life;
+    let server = find(&mut me, slot);
+    let mut asked = 0u64;
+    while count.map_or_else(|| !orders.is_there(), |count| asked < count) {
+        asked += 1;
+        let message = Message::new(COUNTED).inline(&asked.to_le_bytes());
+        let reply = me.sendrec(server, message, AFTER).unwrap_or_else(|why| panic!("request {asked}: {why}"));
+        assert_eq!(number_in(&reply), asked, "a reply belongs to its request");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    report(format_args!("asked {asked}"));
+}
+
+/// Takes so many requests, answers none, and takes nothing more.
+fn mute(life: Life, requests: u64) {
+    let Life { mut me, orders } = life;
+    for _ in 0..requests {
+        let request = me.receive_request(AFTER).expect("a request");
+        report(format_args!("took {}", request.source()));
+    }
+    orders.next();
+}
+
+/// Is there, and receives nothing.
+fn idle(life: &Life) {
+    life.orders.next();
+}
+
+/// Calls, and reports what becomes of it.
+fn call(life: Life, slot: Slot) {
+    let Life { mut me, .. } = life;
+    let server = find(&mut me, slot);
+    report("calls");
+    let reply = me.sendrec(server, Message::new(1).inline(b"call"), AFTER);
+    report(match reply {
+        Ok(reply) => format!("Reply {}", String::from_utf8_lossy(reply.inline())),
+        Err(why @ SendrecError::Corrupt(_)) => format!("Corrupt: {why}"),
+        Err(why) => format!("{why:?}"),
+    });
+}
+
+/// Waits for a word of one endpoint, and reports how that ends.
+fn wait_for(life: Life, slot: Slot) {
+    let Life { mut me, .. } = life;
+    let source = find(&mut me, slot);
+    // The wait alone must make the pair, without a word to it before.
+    report("waits");
+    match me.receive(From::Endpoint(source), AFTER) {
+        Ok(delivery) => report(format_args!("{:?}", delivery.what())),
+        Err(why) => report(format_args!("{why:?}")),
+    }
+}
