@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use abi::limits::{
-    INTRODUCTION_WAIT_MS, LOAN_BYTES_MAX, POOL_BYTES_MAX, POOL_SEGMENT_BYTES_MIN, RESCAN_FIRST_MS, RESCAN_MAX_MS,
+    INTRODUCTION_WAIT_MS, LOAN_BYTES_MAX, POOL_BYTES_MAX, POOL_SEGMENT_BYTES_MIN, RESCAN_MAX_MS,
     WITHDRAW_WAIT_MS,
 };
 use abi::member::{self, SegmentKind};
 use abi::{Endpoint, Name, Slot, doorbell, table};
-use shm::futex::{self, WaitEnd};
+use crossbeam_utils::Backoff;
+use shm::futex;
 use shm::lane::Withdrawal;
 use shm::pool::{Loan, Pool, Tally, Unsound};
-use shm::sync::{Ordering, relax};
+use shm::sync::Ordering;
 
 use crate::core::{Accepts, Call, Core, Counters, Known, PeerIndex, Sent};
 use crate::daemon::{Bound, Daemon, Welcome};
@@ -25,6 +26,7 @@ use crate::error::{
 };
 use crate::message::{Delivery, From, Message, What};
 use crate::timeout::Timeout;
+use crate::waiting::{Look, deadline_of, left_until};
 
 /// How a binding waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,7 +45,7 @@ impl Wait {
         if shm::os::process::cpus_online() < 2 { Wait::Block } else { Wait::Adaptive(Duration::from_micros(20)) }
     }
 
-    const fn budget(self) -> Duration {
+    pub(crate) const fn budget(self) -> Duration {
         match self {
             Wait::Spin => Duration::MAX,
             Wait::Block => Duration::ZERO,
@@ -92,25 +94,11 @@ impl BindOptions {
 
 /// A bound endpoint. Dropped, it is unbound.
 pub struct Binding {
-    core: Core,
-    daemon: Daemon,
-    wait: Wait,
-    doorbell: usize,
+    pub(crate) core: Core,
+    pub(crate) daemon: Daemon,
+    pub(crate) wait: Wait,
+    pub(crate) doorbell: usize,
 }
-
-/// How closely to look during a wait.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Look {
-    /// One load or two.
-    Quick,
-    /// Deaths too.
-    Thorough,
-    /// The last before a sleep: nobody attends any more.
-    Last,
-}
-
-/// How many quick looks go between two glances at the clock.
-const LOOKS_PER_GLANCE: u32 = 64;
 
 impl Binding {
     /// Binds this process.
@@ -278,6 +266,7 @@ impl Binding {
 
     fn withdraw(&mut self, sent: Sent, timeout: Timeout) -> Result<(), SendError> {
         let bound = Instant::now() + Duration::from_millis(WITHDRAW_WAIT_MS);
+        let backoff = Backoff::new();
         loop {
             match self.core.withdraw(sent, &mut self.daemon) {
                 Err(corrupt) => return Err(SendError::Corrupt(corrupt)),
@@ -285,7 +274,7 @@ impl Binding {
                 Ok(Withdrawal::Withdrawn) if timeout == Timeout::Zero => return Err(SendError::WouldBlock),
                 Ok(Withdrawal::Withdrawn) => return Err(SendError::TimedOut),
                 Ok(Withdrawal::Undecided) if Instant::now() >= bound => return Err(SendError::TimedOutUnknown),
-                Ok(Withdrawal::Undecided) => std::thread::yield_now(),
+                Ok(Withdrawal::Undecided) => backoff.snooze(),
             }
         }
     }
@@ -416,11 +405,12 @@ impl Binding {
 
     fn give_up(&mut self, call: Call, timeout: Timeout) -> SendrecError {
         let bound = Instant::now() + Duration::from_millis(WITHDRAW_WAIT_MS);
+        let backoff = Backoff::new();
         loop {
             match self.core.give_up(call, Instant::now() >= bound, &mut self.daemon) {
                 Some(SendrecError::TimedOut) if timeout == Timeout::Zero => return SendrecError::WouldBlock,
                 Some(why) => return why,
-                None => std::thread::yield_now(),
+                None => backoff.snooze(),
             }
         }
     }
@@ -484,86 +474,6 @@ impl Binding {
             pause = (pause * 2).min(Duration::from_millis(20));
         }
     }
-
-    /// Waits until `look` finds something; `None` when the deadline has passed.
-    fn wait_on<T>(
-        &mut self,
-        peer: Option<PeerIndex>,
-        deadline: Option<Instant>,
-        mut look: impl FnMut(&mut Core, &mut Daemon, Look) -> Option<T>,
-    ) -> Option<T> {
-        let budget = self.wait.budget();
-        if let (Some(index), false) = (peer, budget.is_zero()) {
-            self.core.attend_to(index);
-        }
-        let mut rescan = Duration::from_millis(RESCAN_FIRST_MS);
-        loop {
-            if let Some(found) = self.spin(budget, deadline, &mut look) {
-                return found;
-            }
-            self.core.stop_attending();
-            let (doorbells, _) = self.core.doorbells();
-            let doorbells = doorbells.clone();
-            doorbells.doze(self.doorbell, doorbell::ON_FUTEX);
-            let found = look(&mut self.core, &mut self.daemon, Look::Last);
-            let left = left_until(deadline);
-            if let (None, Some(left)) = (&found, left) {
-                let word = doorbells.sleep_word(self.doorbell);
-                if futex::wait(word, doorbell::ON_FUTEX as u32, Some(left.min(rescan))) == WaitEnd::TimedOut {
-                    self.core.suspect_all();
-                    // Nobody may have rung because the page is spoilt: the daemon is asked without being told to.
-                    let _ = self.core.pull_now(&mut self.daemon);
-                    rescan = (rescan * 2).min(Duration::from_millis(RESCAN_MAX_MS));
-                }
-            }
-            doorbells.awake(self.doorbell);
-            if found.is_some() {
-                return found;
-            }
-            if left.is_none() {
-                return look(&mut self.core, &mut self.daemon, Look::Thorough);
-            }
-        }
-    }
-
-    /// Looks until the budget is used up (`None`), something is found, or the deadline has passed (`Some(None)`).
-    #[inline]
-    fn spin<T>(
-        &mut self,
-        budget: Duration,
-        deadline: Option<Instant>,
-        look: &mut impl FnMut(&mut Core, &mut Daemon, Look) -> Option<T>,
-    ) -> Option<Option<T>> {
-        if let Some(found) = look(&mut self.core, &mut self.daemon, Look::Quick) {
-            return Some(Some(found));
-        }
-        if budget.is_zero() {
-            return None;
-        }
-        let mut began = None;
-        loop {
-            for _ in 0..LOOKS_PER_GLANCE {
-                relax();
-                if let Some(found) = look(&mut self.core, &mut self.daemon, Look::Quick) {
-                    return Some(Some(found));
-                }
-            }
-            if let Some(found) = look(&mut self.core, &mut self.daemon, Look::Thorough) {
-                return Some(Some(found));
-            }
-            // A proxy may have been replaced; a receive pulls by itself.
-            if self.core.pull(&mut self.daemon).is_err() {
-                return None;
-            }
-            let now = Instant::now();
-            if deadline.is_some_and(|d| now >= d) {
-                return Some(None);
-            }
-            if now.duration_since(*began.get_or_insert(now)) >= budget {
-                return None;
-            }
-        }
-    }
 }
 
 /// Why there is no pair.
@@ -575,20 +485,4 @@ enum NoPeer {
 
 fn name_of(text: &str) -> Result<Name, BindError> {
     Name::new(text).map_err(|_| BindError::Unavailable(Unavailable::Refused(member::Refusal::BadRequest)))
-}
-
-fn deadline_of(timeout: Timeout) -> Option<Instant> {
-    match timeout {
-        Timeout::Forever => None,
-        Timeout::Zero => Some(Instant::now()),
-        Timeout::After(duration) => Instant::now().checked_add(duration),
-    }
-}
-
-/// How long until the deadline; `None` when it has passed.
-fn left_until(deadline: Option<Instant>) -> Option<Duration> {
-    match deadline {
-        None => Some(Duration::MAX),
-        Some(deadline) => deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()),
-    }
 }

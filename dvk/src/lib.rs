@@ -22,6 +22,7 @@ pub mod error;
 pub mod message;
 mod peer;
 mod timeout;
+mod waiting;
 
 pub use binding::{BindOptions, Binding, Wait};
 pub use error::{

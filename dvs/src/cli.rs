@@ -15,6 +15,18 @@ const EXAMPLES: &str = "Examples:
   dvs status                                    nodes, links, DCs and proxies
   dvs down cluster.toml                         stop them";
 
+/// The end of a command's help: examples, what else is worth knowing, and the exit codes.
+fn examples(lines: &[&str], note: &str) -> String {
+    let mut text = "Examples:".to_owned();
+    for line in lines {
+        text += &format!("\n  {line}");
+    }
+    if !note.is_empty() {
+        text += &format!("\n\n{note}");
+    }
+    format!("{text}\n\n{EXIT_CODES}")
+}
+
 #[derive(Parser, Debug)]
 #[command(
     name = "dvs",
@@ -38,32 +50,58 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Three nodes on this machine: latencies, a file through two hops, a counted stream while proxies are killed
-    #[command(after_help = format!("Examples:\n  dvs demo\n  dvs demo --file big.iso --json\n  dvs demo --messages 100000 --keep\n  dvs demo --netns\n\n{EXIT_CODES}"))]
+    /// Three nodes on this machine: latencies, a file through two hops, a stream while proxies are killed
+    #[command(after_help = examples(
+        &[
+            "dvs demo",
+            "dvs demo --file big.iso --json",
+            "dvs demo --messages 100000 --keep",
+            "dvs demo --netns",
+        ],
+        "",
+    ))]
     Demo(DemoArgs),
     /// Write a cluster file to begin with: three nodes on this machine
-    #[command(after_help = format!("Examples:\n  dvs init\n  dvs init two.toml --nodes 2\n\n{EXIT_CODES}"))]
+    #[command(after_help = examples(&["dvs init", "dvs init two.toml --nodes 2"], ""))]
     Init(InitArgs),
     /// Start the nodes of a cluster file that live on this machine
-    #[command(after_help = format!("Examples:\n  dvs up cluster.toml\n  dvs up cluster.toml --node 1 --node 2\n\nEither all of them run when it returns 0, or none was left running.\n\n{EXIT_CODES}"))]
+    #[command(after_help = examples(
+        &[
+            "dvs up cluster.toml",
+            "dvs up cluster.toml --node 1 --node 2",
+        ],
+        "Either all of them run when it returns 0, or none was left running.",
+    ))]
     Up(UpArgs),
     /// Stop the nodes of a cluster file that live on this machine
-    #[command(after_help = format!("Examples:\n  dvs down cluster.toml\n  dvs down cluster.toml --node 2\n\n{EXIT_CODES}"))]
+    #[command(after_help = examples(&["dvs down cluster.toml", "dvs down cluster.toml --node 2"], ""))]
     Down(DownArgs),
     /// One node
     #[command(subcommand)]
     Node(NodeCommand),
     /// Nodes, links, DCs and proxies
-    #[command(after_help = format!("Examples:\n  dvs status\n  dvs status --cluster cluster.toml --node 1 --json\n\n{EXIT_CODES}"))]
+    #[command(after_help = examples(
+        &[
+            "dvs status",
+            "dvs status --cluster cluster.toml --node 1 --json",
+        ],
+        "",
+    ))]
     Status(Where),
     /// Who is bound where
-    #[command(after_help = format!("Examples:\n  dvs ps\n  dvs ps --node 2 --json\n\n{EXIT_CODES}"))]
+    #[command(after_help = examples(&["dvs ps", "dvs ps --node 2 --json"], ""))]
     Ps(Where),
     /// The processes that carry messages to other nodes
     #[command(subcommand)]
     Proxy(ProxyCommand),
     /// Bind this process in a DC, then become PROGRAM
-    #[command(after_help = format!("Examples:\n  dvs run --dc main --node 1 -- ./server --fast\n  dvs run --cluster c.toml --dc main --node 2 --slot 100 --name kv -- ./kv\n\nThe program takes its binding over with `Binding::from_env()`.\n\n{EXIT_CODES}"))]
+    #[command(after_help = examples(
+        &[
+            "dvs run --dc main --node 1 -- ./server --fast",
+            "dvs run --cluster c.toml --dc main --node 2 --slot 100 --name kv -- ./kv",
+        ],
+        "The program takes its binding over with `Binding::from_env()`.",
+    ))]
     Run(RunArgs),
     /// A node's daemon, as `dvs up` starts it
     #[command(hide = true)]
@@ -82,7 +120,8 @@ pub struct DemoArgs {
     #[arg(long, value_name = "PATH")]
     pub file: Option<PathBuf>,
     /// Messages of the counted stream
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
     pub messages: u64,
     /// Each node in a network namespace of its own
     #[arg(long)]
@@ -131,7 +170,7 @@ pub struct DownArgs {
 #[derive(Subcommand, Debug)]
 pub enum NodeCommand {
     /// Run a node's daemon here, until Ctrl-C
-    #[command(after_help = format!("Examples:\n  dvs node start cluster.toml --node 1\n\n{EXIT_CODES}"))]
+    #[command(after_help = examples(&["dvs node start cluster.toml --node 1"], ""))]
     Start(NodeStartArgs),
 }
 
@@ -172,13 +211,13 @@ pub struct Where {
 #[derive(Subcommand, Debug)]
 pub enum ProxyCommand {
     /// List them
-    #[command(after_help = format!("Examples:\n  dvs proxy ls\n  dvs proxy ls --node 1 --json\n\n{EXIT_CODES}"))]
+    #[command(after_help = examples(&["dvs proxy ls", "dvs proxy ls --node 1 --json"], ""))]
     Ls(Where),
     /// End one and let its daemon start the next; no message is lost
-    #[command(after_help = format!("Examples:\n  dvs proxy restart tcp --node 1\n\n{EXIT_CODES}"))]
+    #[command(after_help = examples(&["dvs proxy restart tcp --node 1"], ""))]
     Restart(ProxyArgs),
     /// Stop one for good: the nodes behind it are cut off until `restart`
-    #[command(after_help = format!("Examples:\n  dvs proxy stop tcp --node 1\n\n{EXIT_CODES}"))]
+    #[command(after_help = examples(&["dvs proxy stop tcp --node 1"], ""))]
     Stop(ProxyArgs),
 }
 
@@ -198,7 +237,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "DC")]
     pub dc: String,
     /// In this slot and no other
-    #[arg(long, value_name = "SLOT", value_parser = clap::value_parser!(u16).range(0..abi::limits::SLOTS_PER_DC as i64))]
+    #[arg(long, value_name = "SLOT")]
+    #[arg(value_parser = clap::value_parser!(u16).range(0..abi::limits::SLOTS_PER_DC as i64))]
     pub slot: Option<u16>,
     /// Under this name, by which others look it up
     #[arg(long, value_name = "NAME")]

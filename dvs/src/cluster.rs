@@ -1,7 +1,7 @@
 //! Which cluster is meant, and what of it lives on this machine.
 //!
-//! Key type: [`Place`]: a checked cluster file and where its daemons keep their files. Neighbours: `node::config`,
-//! `node::place`.
+//! Key type: [`Place`]: a checked cluster file and where its daemons keep their files. Neighbours:
+//! `node::config`, `node::place`.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, UdpSocket};
@@ -38,7 +38,8 @@ impl Place {
         Ok(Place { cluster, runtime_dir: runtime_dir.map(absolute) })
     }
 
-    /// What `--cluster` names; else `$DVS_CLUSTER`, `./cluster.toml`, or the one cluster of this user that runs.
+    /// What `--cluster` names; else `$DVS_CLUSTER`, `./cluster.toml`, or the one cluster of this user that
+    /// runs.
     pub fn find(place: &Where, runtime_dir: Option<&Path>) -> Result<Place> {
         if let Some(file) = &place.cluster {
             return Place::load(file, runtime_dir);
@@ -55,7 +56,7 @@ impl Place {
             [] => Err(failure(
                 Exit::Config,
                 "no cluster is named, and none of yours runs on this machine",
-                "give --cluster FILE or set DVS_CLUSTER; start one with `dvs up FILE`, write one with `dvs init`",
+                "give --cluster FILE or set DVS_CLUSTER; `dvs up FILE` starts one, `dvs init` writes one",
             )),
             several => {
                 let files: Vec<String> = several.iter().map(|r| r.file.display().to_string()).collect();
@@ -87,7 +88,8 @@ impl Place {
         })
     }
 
-    /// The nodes that were asked for; by default those whose address belongs to this machine or that run here.
+    /// The nodes that were asked for; by default those whose address belongs to this machine or that run
+    /// here.
     pub fn nodes_here(&self, asked: &[String]) -> Result<Vec<&ClusterNode>> {
         if !asked.is_empty() {
             let mut nodes = Vec::new();
@@ -139,7 +141,8 @@ impl Place {
         NodePlace::of(&self.cluster, node, self.runtime_dir.as_deref())
     }
 
-    /// The options that lead another `dvs` to this very cluster, for messages and for processes that are started.
+    /// The options that lead another `dvs` to this very cluster, for messages and for processes that are
+    /// started.
     pub fn options(&self) -> Vec<std::ffi::OsString> {
         let mut options = vec!["--cluster".into(), self.cluster.file.clone().into_os_string()];
         if let Some(dir) = &self.runtime_dir {

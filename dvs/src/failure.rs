@@ -1,4 +1,5 @@
-//! What went wrong, whose fault it is, what to do next, and the exit code that says so. Key type: [`Failure`].
+//! What went wrong, whose fault it is, what to do next, and the exit code that says so. Key type:
+//! [`Failure`].
 
 use std::fmt;
 

@@ -17,7 +17,8 @@ const PORT: u16 = 7701;
 pub fn cluster_text(name: &str, dc: &str, addresses: &[SocketAddr], key_file: Option<&str>) -> String {
     let mut text = format!("name = \"{name}\"\n");
     if let Some(key) = key_file {
-        text += "# What all nodes know and nobody else; made by the first `dvs up`, copied to the other machines.\n";
+        text +=
+            "# What all nodes know and nobody else: made by the first `dvs up`, copied elsewhere by you.\n";
         let _ = writeln!(text, "key_file = \"{key}\"");
     }
     for (id, address) in (1..).zip(addresses) {

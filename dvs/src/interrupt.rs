@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: noted once, asked for wherever something is waited for, so that everything started is stopped.
+//! Ctrl-C and SIGTERM: noted once, asked for wherever something is waited for, so that everything started is
+//! stopped.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -47,7 +48,8 @@ pub fn sleep(time: Duration) -> Result<()> {
     }
 }
 
-/// The next of a channel: `Ok(None)` when its other end is gone, an error when the time is over or a signal came.
+/// The next of a channel: `Ok(None)` when its other end is gone, an error when the time is over or a signal
+/// came.
 pub fn next<T>(channel: &Receiver<T>, within: Duration, what: &str) -> Result<Option<T>> {
     let until = Instant::now() + within;
     loop {

@@ -1,8 +1,8 @@
-//! `dvs`: the one program that users install. It starts and stops nodes, shows them, runs programs bound in them, and is
-//! itself their daemons and couriers: the same executable, started anew.
+//! `dvs`: the one program that users install. It starts and stops nodes, shows them, runs programs bound in
+//! them, and is itself their daemons and couriers: the same executable, started anew.
 //!
-//! `cli` says what can be asked, one module each answers it. Errors say what to do next (`failure`), and every command
-//! can answer in JSON (`output`).
+//! `cli` says what can be asked, one module each answers it. Errors say what to do next (`failure`), and
+//! every command can answer in JSON (`output`).
 #![forbid(unsafe_code)]
 
 mod admin;

@@ -34,8 +34,12 @@ pub fn run(place: &Place, args: &RunArgs) -> Result<()> {
     }
     let socket = place.files(node).member_socket();
     let mut options = BindOptions::new(&socket, &args.dc);
-    options = args.slot.map_or(options.clone(), |slot| options.slot(Slot(slot)));
-    options = args.name.as_deref().map_or(options.clone(), |name| options.name(name));
+    if let Some(slot) = args.slot {
+        options = options.slot(Slot(slot));
+    }
+    if let Some(name) = &args.name {
+        options = options.name(name);
+    }
     let bound = Binding::bind_other(&options, std::process::id());
     let (endpoint, token) = bound.map_err(|why| refused(why, args, node))?;
     let (program, rest) = args.program.split_first().expect("clap asks for a program");

@@ -1,7 +1,7 @@
 //! Starting nodes: each daemon a process of its own, all of them and all links up, or none left running.
 //!
-//! Key types: [`Launch`] (how daemons are started), [`Started`] (those that were; dropped before `keep`, they are
-//! stopped). Neighbours: `daemon` (what the process does), `down`.
+//! Key types: [`Launch`] (how daemons are started), [`Started`] (those that were; dropped before `keep`, they
+//! are stopped). Neighbours: `daemon` (what the process does), `down`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek};
@@ -27,7 +27,7 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// How daemons are started.
 pub struct Launch {
     /// What stands before each daemon's command: a way into its network namespace, say. By node.
-    pub prefix: Box<dyn Fn(&ClusterNode) -> Vec<String>>,
+    pub prefix: fn(&ClusterNode) -> Vec<String>,
     /// Daemons end with this process.
     pub with_us: bool,
     /// Look whether the addresses are free, as seen from here.
@@ -37,7 +37,7 @@ pub struct Launch {
 
 impl Launch {
     pub fn new(timeout: Duration) -> Launch {
-        Launch { prefix: Box::new(|_| Vec::new()), with_us: false, probe_ports: true, timeout }
+        Launch { prefix: |_| Vec::new(), with_us: false, probe_ports: true, timeout }
     }
 }
 

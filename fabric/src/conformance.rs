@@ -76,6 +76,7 @@ macro_rules! conformance {
                 conformance_an_answer_after_the_loss_gives_its_buffer_back,
                 conformance_a_detached_region_lives_until_its_last_use,
                 conformance_a_sleeper_misses_nothing,
+                conformance_who_may_sleep_has_nothing_to_do,
                 conformance_a_new_session_follows_a_lost_one,
                 conformance_a_fenced_peer_is_lost,
             );

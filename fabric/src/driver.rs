@@ -77,6 +77,9 @@ struct Bell {
     ring: EventFd,
 }
 
+/// A busy courier looks at the daemon's socket once in so many rounds.
+const LOOKS_PER_LISTEN: u32 = 32;
+
 const TOKEN_DAEMON: u64 = 0;
 const TOKEN_FABRIC: u64 = 1;
 const TOKEN_BELLS: u64 = 2;
@@ -89,6 +92,8 @@ pub struct Driver {
     epoll: Epoll,
     bells: Vec<Bell>,
     outbox: VecDeque<Vec<u8>>,
+    /// Whether epoll also says when the daemon's socket takes more.
+    wants_room: bool,
     outputs: Vec<Output>,
     datagram: Vec<u8>,
     began: Instant,
@@ -120,6 +125,7 @@ impl Driver {
             epoll,
             bells: Vec::new(),
             outbox: VecDeque::new(),
+            wants_room: false,
             outputs: Vec::new(),
             datagram: vec![0; WORDS * 8 + TAIL_BYTES_MAX],
             began,
@@ -137,8 +143,12 @@ impl Driver {
     pub fn run(mut self) -> Result<(), DriverError> {
         let mut ready = Vec::new();
         let mut rescan = Duration::from_millis(RESCAN_FIRST_MS);
+        let mut daemon_spoke = true;
+        let mut busy = 0u32;
         loop {
-            self.listen()?;
+            if std::mem::take(&mut daemon_spoke) {
+                self.listen()?;
+            }
             if self.stopped {
                 self.flush_outbox()?;
                 return Ok(());
@@ -150,6 +160,9 @@ impl Driver {
             self.flush_outbox()?;
             if more || self.cannot_sleep() {
                 self.wake_up();
+                // A courier that never sleeps must hear its daemon all the same.
+                busy += 1;
+                daemon_spoke = busy % LOOKS_PER_LISTEN == 0;
                 continue;
             }
             let nap = self.nap(rescan);
@@ -161,6 +174,7 @@ impl Driver {
             } else if !ready.is_empty() {
                 rescan = Duration::from_millis(RESCAN_FIRST_MS);
             }
+            daemon_spoke = ready.is_empty() || ready.iter().any(|(token, _)| *token == TOKEN_DAEMON);
             for &(token, _) in ready.iter().filter(|(token, _)| *token >= TOKEN_BELLS) {
                 if let Some(bell) = self.bells.get((token - TOKEN_BELLS) as usize) {
                     bell.ring.clear()?;
@@ -222,8 +236,13 @@ impl Driver {
                 Err(why) => return Err(DriverError::Daemon(why)),
             }
         }
-        let interest = if self.outbox.is_empty() { Readiness::READ } else { Readiness::BOTH };
-        Ok(self.epoll.modify(self.link.as_fd(), TOKEN_DAEMON, interest)?)
+        let wants_room = !self.outbox.is_empty();
+        if wants_room != self.wants_room {
+            let interest = if wants_room { Readiness::BOTH } else { Readiness::READ };
+            self.epoll.modify(self.link.as_fd(), TOKEN_DAEMON, interest)?;
+            self.wants_room = wants_room;
+        }
+        Ok(())
     }
 
     fn report(&mut self) {

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -22,12 +23,20 @@ fn timed(fabrics: Vec<Box<dyn Fabric + Send>>) -> Network {
 }
 
 fn straight(count: usize) -> Vec<TcpFabric> {
-    common::network(count, |address| address)
+    quiet(count, |address| address)
+}
+
+/// Without heartbeats, which would hide that a wake-up was missed.
+fn quiet(count: usize, through: impl Fn(SocketAddr) -> SocketAddr) -> Vec<TcpFabric> {
+    common::configured_network(count, through, |config| {
+        config.heartbeat_every = Duration::from_secs(60);
+        config.link_down_after = Duration::from_secs(80);
+    })
 }
 
 fn relayed(count: usize) -> Network {
     let relay = OnceLock::new();
-    let fabrics = boxed(common::network(count, |address| relay.get_or_init(|| Relay::to(address)).address));
+    let fabrics = boxed(quiet(count, |address| relay.get_or_init(|| Relay::to(address)).address));
     let relay = relay.into_inner().unwrap();
     Network { flap: Some(Box::new(move |_, _| relay.kill())), ..timed(fabrics) }
 }

@@ -131,3 +131,44 @@ impl Doorbells {
         crate::futex::wake_all(self.sleep_word(doorbell));
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use abi::limits::SLOTS_PER_DC;
+
+    #[test]
+    fn every_source_has_its_bit() {
+        let bells = Doorbells::heap();
+        let all = [0, 1, 63, 64, 4032, SLOTS_PER_DC - 1];
+        for bit in all {
+            assert_eq!(bells.ring(COUNT - 1, bit), Wake::Nothing);
+        }
+        let mut drained = Vec::new();
+        bells.drain(COUNT - 1, |bit| drained.push(bit));
+        assert_eq!(drained, all);
+        assert!(!bells.has_hints(COUNT - 1));
+    }
+
+    #[test]
+    fn a_sleeper_is_woken_as_it_sleeps_and_once() {
+        let bells = Doorbells::heap();
+        for (how, wake) in [(ON_FUTEX, Wake::Futex), (ON_EVENTFD, Wake::EventFd), (AWAKE, Wake::Nothing)] {
+            bells.doze(2, how);
+            assert_eq!(bells.ring_for_pull(2), wake);
+            assert_eq!(bells.ring(2, 0), Wake::Nothing);
+        }
+        assert_eq!(bells.pulls(2), 3);
+        bells.doze(2, ON_FUTEX);
+        bells.awake(2);
+        assert_eq!(bells.rouse(2), Wake::Nothing);
+    }
+
+    #[test]
+    fn a_spoilt_sleep_word_wakes_nobody_and_is_repaired_by_the_next_ring() {
+        let bells = Doorbells::heap();
+        bells.doze(0, 77);
+        assert_eq!(bells.rouse(0), Wake::Nothing);
+        assert_eq!(bells.sleep_word(0).load(Ordering::Relaxed), AWAKE);
+    }
+}

@@ -316,3 +316,107 @@ pub fn flags_now(peer: &PeerSide, sequence: u64) -> u8 {
 pub const fn head(kind: slot::Kind, flags: u8) -> Head {
     Head { lap: 0, kind, flags, len: 0 }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use abi::slot::{BODY_WORDS, Kind};
+    use abi::{DcId, Generation, Slot};
+
+    const SOURCE: Endpoint = Endpoint::new(DcId(1), Slot(3), Generation(9));
+
+    fn message(kind: Kind, flags: u8) -> SlotCopy {
+        let source = SOURCE.to_word();
+        SlotCopy { head: head(kind, flags), source, sequence: 0, kind: 1, call: 0, body: [7; BODY_WORDS] }
+    }
+
+    /// Two fresh sides, and the lane from the first to the second after `count` withdrawable slots.
+    fn lane(count: u64) -> (OwnSide, OwnSide, LaneWriter) {
+        let (a, b, mut writer) = (OwnSide::heap(), OwnSide::heap(), LaneWriter::default());
+        for _ in 0..count {
+            writer.publish(&a, &mut message(Kind::Send, slot::WITHDRAWABLE));
+        }
+        (a, b, writer)
+    }
+
+    #[test]
+    fn a_full_lane_has_room_when_one_slot_is_consumed() {
+        let (a, b, mut writer) = lane(LANE_SLOTS - 1);
+        assert_eq!(writer.has_room(&b.as_peer()), Ok(true));
+        writer.publish(&a, &mut message(Kind::Post, 0));
+        assert_eq!(writer.has_room(&b.as_peer()), Ok(false));
+        assert!(matches!(LaneReader::default().take(&b, &a.as_peer(), SOURCE), Ok(Take::Message(_))));
+        assert_eq!(writer.has_room(&b.as_peer()), Ok(true));
+    }
+
+    #[test]
+    fn a_peer_that_consumed_more_than_was_published_is_corrupt() {
+        let (_a, b, mut writer) = lane(2);
+        b.words().store(side::CONSUMED, 2, Ordering::Relaxed);
+        assert_eq!(writer.consumed(&b.as_peer()), Ok(2));
+        b.words().store(side::CONSUMED, 3, Ordering::Relaxed);
+        assert!(writer.consumed(&b.as_peer()).is_err());
+        b.words().store(side::CONSUMED, 1, Ordering::Relaxed);
+        assert_eq!(writer.consumed(&b.as_peer()), Ok(2), "a lower one is old");
+    }
+
+    #[test]
+    fn a_slot_of_another_sequence_source_or_kind_is_corrupt_and_not_consumed() {
+        let good = message(Kind::Post, 0);
+        let others = [
+            SlotCopy { sequence: LANE_SLOTS, ..good },
+            SlotCopy { source: SOURCE.to_word() + 1, ..good },
+            message(Kind::Reply, 0),
+        ];
+        for mut wrong in others {
+            let (a, b, mut reader) = (OwnSide::heap(), OwnSide::heap(), LaneReader::default());
+            wrong.head.lap = slot::lap(0);
+            write(&a, slot_at(0), &wrong);
+            assert!(reader.take(&b, &a.as_peer(), SOURCE).is_err());
+            assert_eq!((reader.next(), b.consumed()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn the_withdrawal_of_a_consumed_slot_leaves_the_next_in_its_place_alone() {
+        let (a, b, mut writer) = lane(LANE_SLOTS);
+        let mut reader = LaneReader::default();
+        assert!(matches!(reader.take(&b, &a.as_peer(), SOURCE), Ok(Take::Message(_))));
+        assert_eq!(writer.has_room(&b.as_peer()), Ok(true));
+        let next = writer.publish(&a, &mut message(Kind::Post, 0));
+        assert_eq!(writer.withdraw(&a, &b.as_peer(), 0), Ok(Withdrawal::Taken));
+        assert_eq!(flags_now(&a.as_peer(), next) & slot::WITHDRAWN, 0);
+    }
+
+    #[test]
+    fn a_slot_whose_outcome_was_overwritten_is_undecided_and_not_called_taken() {
+        let (a, b, mut writer) = lane(2);
+        assert_eq!(writer.withdraw(&a, &b.as_peer(), 0), Ok(Withdrawal::Withdrawn));
+        let mut reader = LaneReader::default();
+        assert!(matches!(reader.take(&b, &a.as_peer(), SOURCE), Ok(Take::Skipped(_))));
+        assert_eq!(writer.withdraw(&a, &b.as_peer(), 0), Ok(Withdrawal::Withdrawn));
+        assert!(matches!(reader.take(&b, &a.as_peer(), SOURCE), Ok(Take::Message(_))));
+        assert_eq!(writer.withdraw(&a, &b.as_peer(), 0), Ok(Withdrawal::Undecided));
+        assert_eq!(writer.withdraw(&a, &b.as_peer(), 1), Ok(Withdrawal::Taken));
+    }
+
+    #[test]
+    fn a_slot_that_left_through_an_earlier_memory_is_not_withdrawn_for_certain() {
+        let (a, old, mut writer) = lane(2);
+        old.set_taking(1);
+        writer.leave(&old.as_peer());
+        let new = OwnSide::heap();
+        assert_eq!(writer.withdraw(&a, &new.as_peer(), 0), Ok(Withdrawal::Undecided));
+        assert_eq!(writer.withdraw(&a, &new.as_peer(), 1), Ok(Withdrawal::Withdrawn));
+    }
+
+    #[test]
+    fn fresh_memory_is_no_message_where_the_lap_wraps() {
+        let wraps = LANE_SLOTS * u64::from(u32::MAX);
+        for sequence in [0, LANE_SLOTS - 1, wraps - 1, wraps, wraps + LANE_SLOTS] {
+            let (fresh, mine, mut reader) =
+                (OwnSide::heap(), OwnSide::heap(), LaneReader::from_sequence(sequence));
+            assert_eq!(reader.take(&mine, &fresh.as_peer(), SOURCE), Ok(Take::Empty));
+        }
+    }
+}

@@ -76,3 +76,33 @@ pub fn mirror(own: &OwnSide, raises: u64, counters: &[u64; RAISED_WORDS]) {
         words.store(RAISES, raises, Ordering::Release);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_handed_out_once_however_often_they_were_raised() {
+        let (a, b) = (OwnSide::heap(), OwnSide::heap());
+        raise(&a, 1);
+        raise(&a, 1 | 1 << 31);
+        assert_eq!((raises(&a.as_peer()), take(&b, &a.as_peer())), (2, 1 | 1 << 31));
+        assert_eq!(take(&b, &a.as_peer()), 0);
+        raise(&a, 1);
+        assert_eq!(take(&b, &a.as_peer()), 1);
+    }
+
+    #[test]
+    fn an_old_mirror_invents_nothing_and_takes_nothing_back() {
+        let (a, mirrored, b) = (OwnSide::heap(), OwnSide::heap(), OwnSide::heap());
+        raise(&a, 1);
+        let (old_raises, old) = counters(&a.as_peer());
+        raise(&a, 3);
+        let (new_raises, new) = counters(&a.as_peer());
+        mirror(&mirrored, new_raises, &new);
+        mirror(&mirrored, old_raises, &old);
+        assert_eq!((raises(&mirrored.as_peer()), take(&b, &mirrored.as_peer())), (2, 3));
+        mirror(&mirrored, new_raises, &new);
+        assert_eq!(take(&b, &mirrored.as_peer()), 0);
+    }
+}

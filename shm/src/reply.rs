@@ -86,3 +86,59 @@ pub fn newest(peer: &PeerSide, after: u32, source: Endpoint) -> Result<Option<Sl
     }
     Ok(newest)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::lane;
+    use abi::slot::BODY_WORDS;
+    use abi::{DcId, Generation, Slot};
+
+    const SOURCE: Endpoint = Endpoint::new(DcId(1), Slot(3), Generation(9));
+
+    fn answer(own: &OwnSide, call: u32) {
+        let (head, source) = (lane::head(Kind::Reply, 0), SOURCE.to_word());
+        publish(
+            own,
+            &mut SlotCopy { head, source, sequence: 0, kind: 1, call, body: [call.into(); BODY_WORDS] },
+        );
+    }
+
+    fn read_call(own: &OwnSide, call: u32) -> Result<Option<u32>, Corrupt> {
+        read(&own.as_peer(), call, SOURCE).map(|slot| slot.map(|slot| slot.call))
+    }
+
+    #[test]
+    fn a_late_reply_does_not_answer_the_next_call() {
+        let own = OwnSide::heap();
+        answer(&own, 6);
+        assert_eq!(read_call(&own, 7), Ok(None));
+        assert_eq!(read_call(&own, 8), Ok(None), "the same entry");
+        answer(&own, 7);
+        assert_eq!((read_call(&own, 6), read_call(&own, 7)), (Ok(Some(6)), Ok(Some(7))));
+        answer(&own, 8);
+        assert_eq!((read_call(&own, 6), read_call(&own, 8)), (Ok(None), Ok(Some(8))));
+    }
+
+    #[test]
+    fn a_reply_of_another_kind_call_or_source_is_corrupt() {
+        let own = OwnSide::heap();
+        for (word, value) in [(0, 6 | 1 << 32), (1, 5), (3, 1 | 8 << 32)] {
+            answer(&own, 6);
+            own.words().store(entry(6) + word, value, Ordering::Relaxed);
+            assert!(read_call(&own, 6).is_err(), "word {word}");
+        }
+    }
+
+    #[test]
+    fn a_courier_finds_the_newest_reply_it_has_not_carried() {
+        let own = OwnSide::heap();
+        let newest = |after| newest(&own.as_peer(), after, SOURCE).map(|slot| slot.map(|slot| slot.call));
+        assert_eq!(newest(0), Ok(None));
+        answer(&own, 4);
+        answer(&own, 5);
+        assert_eq!((newest(3), newest(4), newest(5)), (Ok(Some(5)), Ok(Some(5)), Ok(None)));
+        answer(&own, 6);
+        assert_eq!(newest(5), Ok(Some(6)));
+    }
+}

@@ -52,3 +52,32 @@ impl Returns {
         Ok(Some((entry as u32, (entry >> 32) as u32)))
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_come_back_as_can_be_out_and_one_more_is_corrupt() {
+        let (giver, mut owner) = (OwnSide::heap(), Returns::default());
+        for token in 0..EXTENTS_PER_PAIR_MAX as u32 {
+            give(&giver, token, 7);
+        }
+        assert_eq!(owner.next(&giver.as_peer()), Ok(Some((0, 7))));
+        give(&giver, 1_000, 7);
+        assert_eq!(owner.next(&giver.as_peer()), Ok(Some((1, 7))));
+        give(&giver, 1_001, 7);
+        give(&giver, 1_002, 7);
+        assert!(owner.next(&giver.as_peer()).is_err());
+    }
+
+    #[test]
+    fn a_tail_that_wraps_is_no_panic() {
+        let giver = OwnSide::heap();
+        giver.words().store(RETURNS_TAIL, u64::MAX, Ordering::Relaxed);
+        let mut owner = Returns::from_now(&giver.as_peer());
+        giver.words().store(RETURNS_TAIL, 0, Ordering::Relaxed);
+        assert_eq!(owner.next(&giver.as_peer()), Ok(Some((0, 0))));
+        assert_eq!(owner.next(&giver.as_peer()), Ok(None));
+    }
+}

@@ -75,9 +75,11 @@ impl Words {
     fn at(&self, index: usize) -> &AtomicU64 {
         assert!(index < self.count, "word {index} of {}", self.count);
         // SAFETY: 1. In bounds: checked against `count`, and `mapped` checked that `count` words lie in the mapping.
+        let word = unsafe { self.first.add(index) };
+        // SAFETY: 1. In bounds, see above.
         //         2. Alive: `self.map` keeps the mapping for as long as the returned borrow of `self`.
         //         3. Aligned and valid for any bits: an 8-byte offset in a page-aligned mapping, an atomic integer.
-        unsafe { &*self.first.add(index) }
+        unsafe { &*word }
     }
 }
 

@@ -169,7 +169,7 @@ impl End {
     fn publish(&mut self) {
         let what = self.random.below(8);
         let flags = if what < 2 { WITHDRAWABLE } else { 0 };
-        let Some(sequence) = self.publish_as(Kind::Post, flags, what % 2 == 0, 0) else { return };
+        let Some(sequence) = self.publish_as(Kind::Post, flags, what.is_multiple_of(2), 0) else { return };
         if flags != 0 && self.random.below(3) == 0 {
             (0..self.random.below(400)).for_each(|_| std::hint::spin_loop());
             self.withdraw(sequence);
@@ -183,7 +183,7 @@ impl End {
         let sequence = self.writer.next();
         let mut slot = self.slot(kind, flags, call);
         if lend && (self.out.len() as u64) < EXTENTS_PER_PAIR_MAX {
-            let Some(mut loan) = self.pool.loan(1 + self.random.below(2_000) as u32) else { return None };
+            let mut loan = self.pool.loan(1 + self.random.below(2_000) as u32)?;
             loan.iter_mut().enumerate().for_each(|(at, byte)| *byte = (sequence as usize + at) as u8);
             let extent = loan.into_extent();
             let token = self.token;
@@ -355,10 +355,10 @@ impl End {
         }
         self.see_bits();
         let (raises, counters) = notify::counters(&self.far);
-        for bit in 0..NOTIFY_BITS {
+        for (bit, &counter) in counters.iter().enumerate().take(NOTIFY_BITS) {
             let between = raised_after(raises, bit)..=raised_after(raises + 1, bit);
-            assert!(between.contains(&counters[bit]), "bit {bit}: {} not in {between:?}", counters[bit]);
-            assert_eq!(self.bits_seen[bit], counters[bit], "bit {bit}: what was raised was seen");
+            assert!(between.contains(&counter), "bit {bit}: {counter} not in {between:?}");
+            assert_eq!(self.bits_seen[bit], counter, "bit {bit}: what was raised was seen");
         }
         self.has_reply();
         assert!(self.writer.consumed(&self.far).unwrap() <= self.writer.next());

@@ -393,7 +393,7 @@ impl Carried {
 
     fn step(&mut self, act: u8, count: u64) {
         match act {
-            0..=3 => (0..count).for_each(|_| self.publish(act % 2 == 0)),
+            0..=3 => (0..count).for_each(|_| self.publish(act.is_multiple_of(2))),
             4 | 5 => (0..count).for_each(|_| self.send()),
             6 | 7 => (0..count).for_each(|_| self.arrive()),
             8 | 9 => (0..count).for_each(|_| self.take()),

@@ -284,11 +284,12 @@ impl Net {
                 serial
             });
             let post = Post { token: desc.token, head: desc.head.to_vec(), pieces, bulk };
-            let departs = self.now + self.dice.us(0, 30);
+            let now = self.now;
+            let departs = now + self.dice.us(0, 30);
             let way = self.way(from, to);
             way.posted.push_back(post);
             way.departs = way.departs.max(departs);
-            let after = way.departs - self.now.min(way.departs);
+            let after = way.departs - now;
             self.at(after, Due::Depart { from, to, session });
             accepted += 1;
         }
@@ -314,10 +315,11 @@ impl Net {
             self.counts.lost_frames += 1;
             return self.end_session(from, to);
         }
-        let arrives = self.now + self.latency();
+        let now = self.now;
+        let arrives = now + self.latency();
         let way = self.way(from, to);
         way.arrives = way.arrives.max(arrives);
-        let after = way.arrives - self.now;
+        let after = way.arrives - now;
         self.at(after, Due::Arrive { from, to, session, frame: Frame { bytes, bulk: post.bulk } });
     }
 

@@ -1,7 +1,8 @@
-//! A file in loans, from node to node to node: one reads it, one passes it on, one takes the digest of what arrives.
+//! A file in loans, from node to node to node: one reads it, one passes it on, one takes the digest of what
+//! arrives.
 //!
-//! Every piece is a loan with its number beside it. The next taker acknowledges each, so that a few are under way and
-//! never many. Key type: [`Arrived`].
+//! Every piece is a loan with its number beside it. The next taker acknowledges each, so that a few are under
+//! way and never many. Key type: [`Arrived`].
 
 use std::fs::File;
 use std::io::Read;

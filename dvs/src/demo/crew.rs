@@ -1,4 +1,5 @@
-//! The demonstration's side of its workers: starts each as `dvs run … -- dvs demo-worker …`, gives orders, reads reports.
+//! The demonstration's side of its workers: starts each as `dvs run … -- dvs demo-worker …`, gives orders,
+//! reads reports.
 //!
 //! Key type: [`Worker`]; dropped, it is ended. Neighbour: `worker`, the other side.
 

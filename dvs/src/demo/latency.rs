@@ -1,7 +1,7 @@
 //! The measuring steps: round trips on one node and between two, beside the bare limits of the same minute.
 //!
-//! Bare limit and product take turns, a few runs each, and the middle run counts: what else the machine does then hits
-//! both.
+//! Bare limit and product take turns, a few runs each, and the middle run counts: what else the machine does
+//! then hits both.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -98,7 +98,7 @@ pub fn sleeping(scene: &mut Scene<'_>) -> Result<()> {
     scene.progress.done(&format!("{:.1} us on one node, {:.1} us between two", us(near), us(far)));
     (scene.report.local_block, scene.report.remote) = (Some(near), Some(far));
     if scene.netns {
-        let why = "bare TCP: its two ends share a network namespace, the nodes do not; run without --netns to compare";
+        let why = "bare TCP: its ends share a network namespace, the nodes do not; compare without --netns";
         scene.report.not_run.push(why.to_owned());
     } else {
         scene.report.bare_tcp = Some(Latency::middle(&bares));

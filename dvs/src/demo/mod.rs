@@ -1,7 +1,8 @@
 //! `dvs demo`: three nodes on this machine, measured, loaded and disturbed, and every claim counted.
 //!
-//! `stage` makes folder and cluster file, `crew` starts the programs (`worker`), the steps are here and in `latency`,
-//! `journey` (the file) and `storm` (the stream while proxies are killed); `report` shows what came of it.
+//! `stage` makes folder and cluster file, `crew` starts the programs (`worker`), the steps are here and in
+//! `latency`, `journey` (the file) and `storm` (the stream while proxies are killed); `report` shows what
+//! came of it.
 
 mod carry;
 mod crew;
@@ -120,9 +121,9 @@ fn play(args: &DemoArgs, stage: &mut Stage, file: &std::path::Path) -> Result<Re
 }
 
 fn launch(args: &DemoArgs) -> up::Launch {
-    let netns = args.netns;
-    let prefix = move |node: &ClusterNode| if netns { netns::prefix(node.id.0) } else { Vec::new() };
-    up::Launch { prefix: Box::new(prefix), with_us: !args.keep, probe_ports: !netns, timeout: UP_WITHIN }
+    let prefix: fn(&ClusterNode) -> Vec<String> =
+        if args.netns { |node| netns::prefix(node.id.0) } else { |_| Vec::new() };
+    up::Launch { prefix, with_us: !args.keep, probe_ports: !args.netns, timeout: UP_WITHIN }
 }
 
 /// Ports that were free a moment ago may be another demonstration's by now.

@@ -1,8 +1,8 @@
 //! Each node in a network namespace of its own: three of them, joined by virtual cables to a bridge.
 //!
-//! The demonstration starts itself anew by unshare(1) in a network and a mount namespace (and, for who is not root, a
-//! user namespace) of its own; inside it makes the three by ip(8). Nothing of it is visible from outside, and all of it
-//! ends with its processes.
+//! The demonstration starts itself anew by unshare(1) in a network and a mount namespace (and, for who is not
+//! root, a user namespace) of its own; inside it makes the three by ip(8). Nothing of it is visible from
+//! outside, and all of it ends with its processes.
 
 use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
@@ -49,8 +49,9 @@ pub fn enter(nodes: u16) -> Result<()> {
     let tried = tried.context("unshare was there a moment ago")?;
     if !tried.status.success() {
         let said = String::from_utf8_lossy(&tried.stderr).trim().to_owned();
-        let next = "run it as root, or permit user namespaces: `sysctl kernel.unprivileged_userns_clone=1` and, on Ubuntu, \
-                    `sysctl kernel.apparmor_restrict_unprivileged_userns=0`; without --netns neither is needed";
+        let next = "run it as root, or permit user namespaces: `sysctl kernel.unprivileged_userns_clone=1` \
+                    and, on Ubuntu, `sysctl kernel.apparmor_restrict_unprivileged_userns=0`; without --netns \
+                    neither is needed";
         return Err(failure(Exit::Refused, format!("--netns: namespaces are refused here: {said}"), next));
     }
     let own = std::env::current_exe().context("where this program is")?;

@@ -157,8 +157,8 @@ impl Report {
         if let Some(s) = &self.stream {
             let t = &s.tally;
             text += &format!(
-                "\nstream: {} messages to another node while proxies were killed {} times: {} lost, {} duplicated, \
-                 {} reordered, {} corrupted; a link was back after {} ms at most",
+                "\nstream: {} messages to another node while proxies were killed {} times: {} lost, \
+                 {} duplicated, {} reordered, {} corrupted; a link was back after {} ms at most",
                 count(self.messages),
                 s.proxy_kills,
                 t.lost,

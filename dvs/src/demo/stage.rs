@@ -1,7 +1,7 @@
 //! What the demonstration stands on: a folder of its own, a cluster file in it, free addresses.
 //!
-//! Key type: [`Stage`]. Everything is below one private folder, so any number of them run beside one another and one
-//! removal cleans up.
+//! Key type: [`Stage`]. Everything is below one private folder, so any number of them run beside one another
+//! and one removal cleans up.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};

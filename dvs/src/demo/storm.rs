@@ -1,7 +1,8 @@
-//! A counted stream from node 1 to node 2, and in its middle proxies are killed: the sender's and the receiver's in turn.
+//! A counted stream from node 1 to node 2, and in its middle proxies are killed: the sender's and the
+//! receiver's in turn.
 //!
-//! The sender says when it comes to a pause, goes on slowly, and stops for good only a little later; the kill falls
-//! between, while messages are under way.
+//! The sender says when it comes to a pause, goes on slowly, and stops for good only a little later; the kill
+//! falls between, while messages are under way.
 
 use std::time::{Duration, Instant};
 
@@ -94,7 +95,8 @@ fn proxy_of(scene: &Scene<'_>, own: u16, other: u16) -> Result<ProxyView> {
     }
 }
 
-/// Kills it, waits until its daemon has noticed, lets the sender go on, and says after how long the link was back.
+/// Kills it, waits until its daemon has noticed, lets the sender go on, and says after how long the link was
+/// back.
 fn kill_and_go_on(
     scene: &Scene<'_>,
     (own, other): (u16, u16),

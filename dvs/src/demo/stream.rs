@@ -1,4 +1,5 @@
-//! A counted stream: every message carries its number and a checksum; the receiver keeps a book of all it has seen.
+//! A counted stream: every message carries its number and a checksum; the receiver keeps a book of all it has
+//! seen.
 //!
 //! Key types: [`Plan`], [`Sent`], [`Tally`].
 

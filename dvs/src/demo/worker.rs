@@ -1,7 +1,9 @@
-//! The programs of the demonstration: each is started by `dvs run`, finds itself bound, takes orders on standard input
-//! and reports on standard output, a line each. Its input ends with the demonstration, and then it ends too.
+//! The programs of the demonstration: each is started by `dvs run`, finds itself bound, takes orders on
+//! standard input and reports on standard output, a line each. Its input ends with the demonstration, and
+//! then it ends too.
 //!
-//! Key types: [`WorkerArgs`], [`Orders`]. Neighbours: `echo`, `stream`, `carry` (what they do), `crew` (who starts them).
+//! Key types: [`WorkerArgs`], [`Orders`]. Neighbours: `echo`, `stream`, `carry` (what they do), `crew` (who
+//! starts them).
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
@@ -87,7 +89,8 @@ pub fn work(args: WorkerArgs) -> Result<()> {
     }
 }
 
-/// Waits until somebody is bound under a name, on whichever node. A name comes from another node a little later.
+/// Waits until somebody is bound under a name, on whichever node. A name comes from another node a little
+/// later.
 fn find(me: &mut Binding, name: &str) -> Result<Endpoint> {
     me.set_wait(Wait::Block);
     let until = Instant::now() + FOUND_WITHIN;

@@ -65,6 +65,7 @@ pub struct Station {
     /// Messages without a stamp: their lengths.
     pub odd: Vec<u32>,
     tokens: u64,
+    completions: u64,
     done: Vec<Completion>,
     /// Announced in this poll.
     fresh: Vec<(NodeId, u64)>,
@@ -143,6 +144,7 @@ impl Station {
             bulk_failed: 0,
             odd: Vec::new(),
             tokens: 0,
+            completions: 0,
             done: Vec::with_capacity(64),
             fresh: Vec::new(),
         }
@@ -232,7 +234,8 @@ impl Station {
             }
             Completion::BulkReceived { peer, token, into } => {
                 self.bulk_received += 1;
-                if let Some(number) = self.numbers.remove(&(peer, token)) {
+                let number = self.numbers.remove(&(peer, token)).filter(|_| into.region == self.region);
+                if let Some(number) = number {
                     let (_, parts) = recipe(peer, number, BULK_SLOT_BYTES as u64);
                     assert!(
                         self.bytes(into, into.len_bytes) == area_of(&parts),
@@ -330,6 +333,7 @@ impl Station {
         let room = done.capacity();
         fabric.poll(now, &mut done);
         assert!(done.len() <= room.max(1), "more completions than there is room for");
+        self.completions += done.len() as u64;
         done.drain(..).for_each(|completion| self.handle(completion));
         self.done = done;
         self.answer_fresh();
@@ -416,14 +420,32 @@ impl Rig {
         let epoll = self.epoll.get_or_insert_with(|| Epoll::new().expect("an epoll"));
         for station in &mut self.stations {
             let Some(fabric) = &mut station.fabric else { continue };
-            let awake = fabric.arm() == Armed::MoreToDo
-                || fabric.deadline().is_some_and(|at| at <= now)
-                || is_ready(fabric.as_ref(), epoll);
-            if awake {
+            if is_awake(fabric.as_mut(), epoll, now) {
                 station.poll(now);
             }
         }
     }
+
+    /// Polls everybody once, and counts who might have slept although it had something to tell.
+    pub fn step_and_count_surprises(&mut self, what: &str) -> usize {
+        self.tick(what);
+        let now = self.now;
+        let epoll = self.epoll.get_or_insert_with(|| Epoll::new().expect("an epoll"));
+        let mut surprises = 0;
+        for station in &mut self.stations {
+            let Some(fabric) = &mut station.fabric else { continue };
+            let (awake, before) = (is_awake(fabric.as_mut(), epoll, now), station.completions);
+            station.poll(now);
+            surprises += usize::from(!awake && station.completions > before);
+        }
+        surprises
+    }
+}
+
+fn is_awake(fabric: &mut (dyn Fabric + Send), epoll: &Epoll, now: Time) -> bool {
+    fabric.arm() == Armed::MoreToDo
+        || fabric.deadline().is_some_and(|at| at <= now)
+        || is_ready(fabric, epoll)
 }
 
 fn is_ready(fabric: &(dyn Fabric + Send), epoll: &Epoll) -> bool {

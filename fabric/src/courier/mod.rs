@@ -25,7 +25,7 @@ use abi::{DcId, Endpoint, Incarnation, NodeId, side};
 use shm::doorbell::{Doorbells, Wake};
 use shm::lane::look_again;
 use shm::map::Mapping;
-use shm::pool::Pool;
+use shm::pool::{Pool, Tally, Unsound};
 use shm::side::{OwnSide, PeerSide};
 use shm::words::{OwnWords, Words};
 
@@ -476,5 +476,17 @@ impl Courier {
 
     pub fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// Checks that the pools are whole and counts what is out. For tests and the simulator.
+    pub fn audit(&self) -> Result<Tally, Unsound> {
+        let mut sum = Tally::default();
+        for dc in self.dcs.values() {
+            let tally = dc.pool.audit()?;
+            sum.total_bytes += tally.total_bytes;
+            sum.free_bytes += tally.free_bytes;
+            sum.loans += tally.loans;
+        }
+        Ok(sum)
     }
 }

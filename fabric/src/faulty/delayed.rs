@@ -15,7 +15,7 @@ use crate::{Armed, Caps, Completion, Desc, Fabric, Piece, RegionKey, Time, Waite
 
 #[derive(Default)]
 struct Held {
-    /// When each may go, never falling, and what.
+    /// When each may go at the earliest, and what; none goes before those in front of it.
     times: VecDeque<Time>,
     completions: VecDeque<Completion>,
     /// The driver was told of the session that stands.
@@ -57,8 +57,7 @@ impl<F: Fabric> Delayed<F> {
     fn hold(&mut self, completion: Completion) {
         let delay = Duration::from_nanos(self.dice.up_to(self.most.as_nanos().min(u64::MAX as u128) as u64));
         let held = self.peers.entry(peer_of(&completion)).or_default();
-        let last = held.times.back().copied().unwrap_or(Time::ZERO);
-        held.times.push_back((self.now + delay).max(last));
+        held.times.push_back(self.now + delay);
         held.completions.push_back(completion);
     }
 
@@ -108,8 +107,7 @@ impl<F: Fabric> Fabric for Delayed<F> {
         let held = self.peers.entry(peer).or_default();
         fail_late(&mut held.completions, peer, token, into);
         // One more time, so that the last completion keeps one.
-        let last = held.times.back().copied().unwrap_or(Time::ZERO);
-        held.times.push_back(last);
+        held.times.push_back(self.now);
     }
 
     fn refuse(&mut self, peer: NodeId, token: u64) {

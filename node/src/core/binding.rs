@@ -143,7 +143,8 @@ impl Core {
         Ok(endpoint)
     }
 
-    /// The slot asked for, or of the drained free ones the one unused for longest, lowest first.
+    /// The slot asked for, or of the free ones the one unused for longest, lowest first. One whose last holder left
+    /// something that is still being read comes after all others.
     fn choose_slot(&self, dc: DcId, asked: Option<Slot>) -> Result<Slot, Refusal> {
         let range = self.plan.own_range(dc).ok_or(Refusal::NoSuchDc)?;
         let slots = &self.dcs.get(&dc).ok_or(Refusal::NoSuchDc)?.slots;
@@ -155,12 +156,12 @@ impl Core {
             return if bound { Err(Refusal::SlotTaken) } else { Ok(slot) };
         }
         let all = (range.first.0..range.first.0 + range.count).map(Slot);
-        let drained = all.filter_map(|slot| match slots.get(&slot) {
-            None => Some((0, slot)),
-            Some(used) if used.holder.is_none() && used.undrained == 0 => Some((used.last_bind, slot)),
+        let free = all.filter_map(|slot| match slots.get(&slot) {
+            None => Some((false, 0, slot)),
+            Some(used) if used.holder.is_none() => Some((used.undrained > 0, used.last_bind, slot)),
             Some(_) => None,
         });
-        drained.min().map(|(_, slot)| slot).ok_or(Refusal::NoFreeSlot)
+        free.min().map(|(.., slot)| slot).ok_or(Refusal::NoFreeSlot)
     }
 
     pub(super) fn segment_made(

@@ -1,5 +1,6 @@
 //! The directory: each node tells the others which endpoints live on it, through the proxies. Soft state: a snapshot
-//! whenever a link comes up, then deltas. A node speaks for its own slots only.
+//! whenever a link comes up, then deltas, then a snapshot now and then while there are changes, should a delta have
+//! been lost with a session. A node speaks for its own slots only.
 //!
 //! A chunk is a header of two words (kind, version) and entries of six: endpoint, flags (1: bound, 2: ended), name in
 //! four. Little-endian, at most [`abi::courier::TAIL_BYTES_MAX`] bytes.
@@ -11,7 +12,7 @@ use abi::table::{Entry, State};
 use abi::{Endpoint, Incarnation, Name, NodeId};
 
 use super::effect::{Effect, Note};
-use super::state::Remote;
+use super::state::{Remote, Told};
 use super::{Core, Now};
 
 const HEADER_BYTES: usize = 16;
@@ -123,10 +124,9 @@ impl Core {
     }
 
     /// Tells a node that is up of all endpoints here, in the DCs that it shares.
-    pub(super) fn send_snapshot(&mut self, node: NodeId, out: &mut Vec<Effect>) {
-        if !self.nodes.get(&node).is_some_and(|n| n.is_up()) {
-            return;
-        }
+    pub(super) fn send_snapshot(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
+        let Some(there) = self.nodes.get_mut(&node).filter(|n| n.is_up()) else { return };
+        there.told = Some(Told { version: self.version, at: now });
         let shared = self.plan.shared_with(node);
         let here = self.locals.iter().filter(|(e, l)| l.stage.is_visible() && shared.contains(&e.dc));
         let entries: Vec<DirectoryEntry> = here

@@ -137,7 +137,7 @@ impl Core {
     pub fn deadline(&self) -> Option<Now> {
         let orphan = self.orphans.first().map(|(until, _)| *until);
         let proxies = self.proxies.values().filter_map(|p| p.deadline());
-        let nodes = self.nodes.values().filter_map(|n| n.deadline(self.plan.node_dead_after));
+        let nodes = self.nodes.values().filter_map(|n| n.deadline(self.plan.node_dead_after, self.version));
         proxies.chain(nodes).chain(orphan).min()
     }
 

@@ -35,7 +35,7 @@ impl Core {
         there.state = state;
         if state == LinkState::Up {
             there.down_since = None;
-            self.send_snapshot(node, out);
+            self.send_snapshot(now, node, out);
         } else if was_up {
             there.down_since = Some(now);
         }
@@ -52,7 +52,8 @@ impl Core {
         let Some(there) = self.nodes.get_mut(&node) else { return false };
         if there.dead >= Some(incarnation) {
             // Whoever lets it through has not been told: a proxy that was just started.
-            if let (Some(proxy), Some(dead)) = (self.plan.route(node), there.dead) {
+            let dead = there.dead.filter(|_| there.is_dead());
+            if let (Some(proxy), Some(dead)) = (self.plan.route(node), dead) {
                 self.say(proxy, ToProxy::NodeDead { node, incarnation: dead }, out);
             }
             return false;
@@ -87,14 +88,14 @@ impl Core {
         }
     }
 
-    pub(super) fn node_closed(&mut self, proxy: u16, node: NodeId, out: &mut Vec<Effect>) {
+    pub(super) fn node_closed(&mut self, now: Now, proxy: u16, node: NodeId, out: &mut Vec<Effect>) {
         if self.plan.route(node) != Some(proxy) {
             return;
         }
         let Some(there) = self.nodes.get_mut(&node) else { return };
         if let Some(closing) = there.closing.take() {
             self.bury(node, closing.incarnation, out);
-            self.send_snapshot(node, out);
+            self.send_snapshot(now, node, out);
         }
     }
 
@@ -141,7 +142,7 @@ impl Core {
         let overdue: Vec<NodeId> = self
             .nodes
             .iter()
-            .filter(|(_, n)| n.deadline(dead_after).is_some_and(|at| at <= now))
+            .filter(|(_, n)| n.deadline(dead_after, self.version).is_some_and(|at| at <= now))
             .map(|(id, _)| *id)
             .collect();
         for node in overdue {
@@ -155,8 +156,12 @@ impl Core {
                 if let Some(there) = self.nodes.get_mut(&node) {
                     there.closing = there.closing.map(|c| Closing { since: now, ..c });
                 }
-            } else if let Some(incarnation) = there.incarnation {
-                self.declare_dead(now, node, incarnation, out);
+            } else if there.down_since.is_some() {
+                if let Some(incarnation) = there.incarnation {
+                    self.declare_dead(now, node, incarnation, out);
+                }
+            } else {
+                self.send_snapshot(now, node, out);
             }
         }
     }

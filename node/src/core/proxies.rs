@@ -202,7 +202,7 @@ impl Core {
                 self.remote_open(proxy, local, remote, node, out)
             }
             FromProxy::Detached { local, remote } => self.detached(proxy, local, remote, out),
-            FromProxy::NodeClosed { node } => self.node_closed(proxy, node, out),
+            FromProxy::NodeClosed { node } => self.node_closed(now, proxy, node, out),
             FromProxy::Link { node, incarnation, state } => {
                 self.link_changed(now, proxy, node, incarnation, state, out);
             }

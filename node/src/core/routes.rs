@@ -147,13 +147,8 @@ impl Core {
             Some(Far { ended: true, .. } | Far { gone: true, .. } | Far { recycled: true, .. }) => {
                 Refusal::NoSuchEndpoint
             }
-            // Carried already, or about to be.
-            Some(far) => {
-                if far.place.is_some() {
-                    self.say_attach(local, remote, out);
-                }
-                return;
-            }
+            // Its `Attach` is on the way, or will be: each is said once.
+            Some(_) => return,
             None if lives && node_lives && self.opens.len() >= OPENS_MAX => Refusal::LimitReached,
             None if lives && node_lives => {
                 self.opens.insert((local, remote), proxy);

@@ -15,6 +15,8 @@ use super::{ConnId, Now};
 pub(super) const PROXY_HELLO_WITHIN: Duration = Duration::from_secs(5);
 pub(super) const PING_EVERY: Duration = Duration::from_millis(HEARTBEAT_EVERY_MS);
 pub(super) const STALLED_AFTER: Duration = Duration::from_millis(PROXY_STALLED_AFTER_MS);
+/// While this node's endpoints change, whoever is up is sent the whole directory this often.
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(2);
 const BACK_OFF_FIRST: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 /// A proxy that lived this long starts its back-off anew.
@@ -280,6 +282,14 @@ pub(super) struct Node {
     /// Endpoints seen since the last snapshot began.
     pub snapshot: Option<BTreeSet<Endpoint>>,
     pub refused_entries: u64,
+    /// The last snapshot that it was sent.
+    pub told: Option<Told>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Told {
+    pub version: u64,
+    pub at: Now,
 }
 
 #[derive(Clone, Copy)]
@@ -300,6 +310,7 @@ impl Node {
             directory_version: 0,
             snapshot: None,
             refused_entries: 0,
+            told: None,
         }
     }
 
@@ -312,9 +323,12 @@ impl Node {
         self.incarnation.is_some() && self.dead >= self.incarnation
     }
 
-    pub fn deadline(&self, dead_after: Duration) -> Option<Now> {
+    /// `version`: of this node's own directory.
+    pub fn deadline(&self, dead_after: Duration, version: u64) -> Option<Now> {
+        let stale = self.told.filter(|told| self.is_up() && told.version < version);
+        let again = stale.map(|told| told.at + SNAPSHOT_EVERY);
         let dead = self.down_since.filter(|_| !self.is_dead()).map(|since| since + dead_after);
         let closing = self.closing.map(|c| c.since + STALLED_AFTER);
-        dead.into_iter().chain(closing).min()
+        dead.into_iter().chain(closing).chain(again).min()
     }
 }

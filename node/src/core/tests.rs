@@ -373,6 +373,43 @@ fn a_node_that_was_never_up_is_never_dead_nor_one_whose_proxy_is_stopped() {
 }
 
 #[test]
+fn changes_are_followed_by_one_more_snapshot() {
+    let mut world = World::up(Some(50));
+    world.until(ms(10_000));
+    world.done.clear();
+    let (_, own) = world.bind(None);
+    let chunks = |w: &World| {
+        let chunk = |e: &Effect| match e {
+            Effect::ToProxy { message: ToProxy::Directory { .. }, tail, .. } => Chunk::from_bytes(tail),
+            _ => None,
+        };
+        w.done.iter().filter_map(chunk).collect::<Vec<_>>()
+    };
+    assert_eq!(chunks(&world).len(), 1, "the change itself");
+    world.done.clear();
+    world.until(ms(60_000));
+    let snapshot = chunks(&world);
+    let kinds: Vec<ChunkKind> = snapshot.iter().map(|c| c.kind).collect();
+    assert_eq!(kinds, [ChunkKind::Begin, ChunkKind::Part, ChunkKind::End]);
+    assert_eq!(snapshot[1].entries[0].endpoint, own);
+}
+
+#[test]
+fn a_slot_that_is_not_drained_is_the_last_choice() {
+    let mut world = World::up(None);
+    let (_, anchor) = world.bind(Some(0));
+    let (conn, gone) = world.bind(Some(1));
+    assert!(matches!(world.ask(conn, Request::Introduce { to: anchor }), Reply::Introduced(_)));
+    assert_eq!(world.ask(conn, Request::Unbind), Reply::Done);
+    for slot in 2..16 {
+        assert_eq!(world.bind(None).1.slot, Slot(slot));
+    }
+    let (_, last) = world.bind(None);
+    assert_eq!((last.slot, last.generation.0), (gone.slot, gone.generation.0 + 1));
+    assert!(world.try_bind(None).is_none());
+}
+
+#[test]
 fn a_newer_incarnation_ends_the_endpoints_of_the_older() {
     let mut world = World::up(Some(50));
     world.directory(50, ChunkKind::Delta, &[(far(16, 1), true)]);

@@ -126,7 +126,10 @@ impl FakeProxy {
 
     fn try_hear(&self) -> Result<(ToProxy, Vec<u8>, Vec<OwnedFd>), PassError> {
         let mut bytes = vec![0; WORDS * 8 + abi::courier::TAIL_BYTES_MAX];
+        let begun = std::time::Instant::now();
         loop {
+            // Pings come for ever.
+            assert!(begun.elapsed() < PATIENCE, "nothing but pings for {PATIENCE:?}");
             let (len, fds) = fdpass::recv_with_fds_within(&self.link, &mut bytes, PATIENCE)?;
             if len == 0 {
                 return Err(PassError::Closed);

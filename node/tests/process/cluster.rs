@@ -5,10 +5,9 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use abi::Slot;
-use dvk::BindOptions;
 use node::core::{EndpointView, NodeView, ProxyView, Status};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -113,10 +112,6 @@ impl Cluster {
         self.ground.runtime_dir().join(format!("n{node}/admin.sock"))
     }
 
-    pub fn options(&self, node: u16, number: u16) -> BindOptions {
-        BindOptions::new(self.member_socket(node), DC).slot(self.slot(node, number))
-    }
-
     /// Asks a node with a `dvs` command.
     pub fn ask(&self, node: u16, command: &[&str]) -> Said {
         let mut words: Vec<&std::ffi::OsStr> = vec!["--json".as_ref()];
@@ -139,6 +134,22 @@ impl Cluster {
     pub fn endpoints(&self, node: u16) -> Vec<EndpointView> {
         let said = self.ask(node, &["ps"]).json();
         serde_json::from_value(said["endpoints"].clone()).expect("endpoints")
+    }
+
+    /// Waits until no endpoint is left on any node, alive or dead.
+    #[track_caller]
+    pub fn everybody_is_forgotten(&self, within: Duration) {
+        let end = Instant::now() + within;
+        for node in 1..=self.nodes() {
+            loop {
+                let left = self.endpoints(node);
+                if left.is_empty() {
+                    break;
+                }
+                assert!(Instant::now() < end, "not within {} s: node {node} forgets {left:#?}", within.as_secs());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
     }
 
     pub fn proxies(&self, node: u16) -> Vec<ProxyView> {
@@ -188,13 +199,6 @@ impl Cluster {
     /// Starts a program that binds itself wherever there is room.
     pub fn start_anywhere(&self, node: u16, role: &str) -> Program {
         Program::start(&self.ground, &self.member_socket(node), None, role)
-    }
-
-    /// A node's own daemon still answers a caller, and its members still talk.
-    pub fn serves(&self, node: u16) {
-        let mut asker = self.start_anywhere(node, &format!("ask-some {} 20", self.slot(node, 0).0));
-        asker.hears("asked 20", LONG);
-        asker.ends_well();
     }
 
     /// Stops all nodes. Nothing may be left.

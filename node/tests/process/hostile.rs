@@ -15,7 +15,7 @@ use rustix::net::{SendFlags, send};
 use shm::os::fdpass;
 
 use super::cluster::{Cluster, DC, Plan};
-use super::system::{Chance, LONG, eventually};
+use super::system::{Chance, LONG};
 
 const DURING: Duration = Duration::from_secs(2);
 const CONNECTIONS: usize = 100;
@@ -55,9 +55,7 @@ fn withstands(throw: impl FnOnce(&Cluster, &mut Chance)) {
     );
     drop(askers);
     drop(servers);
-    for node in 1..=2 {
-        eventually("nobody is left bound", LONG * 3, || cluster.endpoints(node).is_empty());
-    }
+    cluster.everybody_is_forgotten(LONG);
 }
 
 fn garbage(chance: &mut Chance, len: u64) -> Vec<u8> {

@@ -172,10 +172,10 @@ fn a_link_that_is_cut_for_a_while_is_shown_and_loses_nothing() {
 #[test]
 fn a_node_that_is_away_too_long_is_dead_and_comes_back_as_another() {
     let Some((relay, cluster)) = apart(1_000) else { return };
-    let mut server = cluster.start(2, 0, "mute 1");
+    let server = cluster.start(2, 0, "mute 1");
     server.endpoint();
     let slot = cluster.slot(2, 0).0;
-    let [mut taken, mut waiting] = [1, 2].map(|number| {
+    let [mut taken, waiting] = [1, 2].map(|number| {
         let mut program = cluster.start(1, number, &format!("call {slot}"));
         program.endpoint();
         program.hears("calls", LONG);

@@ -25,14 +25,14 @@ fn what_killed_processes_held_comes_back() {
     let mut cluster = Cluster::up_on(ground, plan);
     let mut chance = Chance::of_now();
     crowd(&cluster, &mut chance, 12);
-    everybody_is_forgotten(&cluster);
+    cluster.everybody_is_forgotten(LONG);
     let cluster_processes = cluster.ground.processes();
     let held = holdings(&cluster);
     let shared = shared_kib();
 
     crowd(&cluster, &mut chance, PROCESSES);
 
-    everybody_is_forgotten(&cluster);
+    cluster.everybody_is_forgotten(LONG);
     assert_eq!(cluster.ground.processes(), cluster_processes, "the same daemons and proxies run");
     eventually("descriptors and memory of daemons and proxies are as before", KEPT_AT_MOST, || {
         let now = holdings(&cluster);
@@ -82,20 +82,6 @@ fn kill(mut program: Program) {
     let wrong: Vec<String> =
         program.reports_so_far().into_iter().filter(|r| r.starts_with("wrong")).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
-}
-
-/// No endpoint is left on any node, alive or dead.
-fn everybody_is_forgotten(cluster: &Cluster) {
-    for node in 1..=2 {
-        eventually("no endpoint is left", KEPT_AT_MOST, || {
-            let left = cluster.endpoints(node);
-            if !left.is_empty() {
-                println!("node {node} still has {} endpoints: {:?}", left.len(), left.first());
-                std::thread::sleep(Duration::from_millis(500));
-            }
-            left.is_empty()
-        });
-    }
 }
 
 /// Of both daemons, then of both proxies.

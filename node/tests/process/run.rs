@@ -2,7 +2,7 @@
 
 use super::cluster::{Cluster, DC, Plan};
 use super::program::{Program, entry};
-use super::system::{LONG, eventually};
+use super::system::LONG;
 
 fn run(cluster: &Cluster, node: u16, number: u16, name: &str, role: &str) -> Program {
     let mut command = cluster.ground.command();
@@ -29,9 +29,7 @@ fn a_program_that_is_run_is_bound_and_answers_another_node() {
     client.ends_well();
     server.order("end");
     server.ends_well();
-    for node in 1..=2 {
-        eventually("who has exited is bound no more", LONG, || cluster.endpoints(node).is_empty());
-    }
+    cluster.everybody_is_forgotten(LONG);
 }
 
 #[test]
@@ -46,7 +44,7 @@ fn a_program_that_exits_without_taking_its_binding_unbinds() {
     for _ in 0..5 {
         let said = cluster.ground.dvs(&words);
         assert_eq!(said.code, Some(0), "{said:#?}");
-        eventually("the slot is free again", LONG, || cluster.endpoints(1).is_empty());
+        cluster.everybody_is_forgotten(LONG);
     }
 }
 
@@ -69,5 +67,5 @@ fn a_program_that_cannot_be_run_is_named() {
     run(&["--dc", DC, "--slot", "0", "--", "true"]).refused(5, &["slot 0"]);
     holder.order("end");
     holder.ends_well();
-    eventually("nobody is left bound", LONG, || cluster.endpoints(1).is_empty());
+    cluster.everybody_is_forgotten(LONG);
 }

@@ -35,6 +35,15 @@ pub fn config(node: u16, listener: &TcpListener, peers: &[(u16, SocketAddr)]) ->
 
 /// The fabrics of nodes 1 to `count`; `through` may lead a connection from the first to the second node elsewhere.
 pub fn network(count: usize, through: impl Fn(SocketAddr) -> SocketAddr) -> Vec<TcpFabric> {
+    configured_network(count, through, |_| {})
+}
+
+/// The same, each with `change` made to its configuration.
+pub fn configured_network(
+    count: usize,
+    through: impl Fn(SocketAddr) -> SocketAddr,
+    change: impl Fn(&mut TcpConfig),
+) -> Vec<TcpFabric> {
     let listeners: Vec<TcpListener> = (0..count).map(|_| listener()).collect();
     let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
     let make = |(i, listener): (usize, TcpListener)| {
@@ -43,7 +52,8 @@ pub fn network(count: usize, through: impl Fn(SocketAddr) -> SocketAddr) -> Vec<
             peers[1].1 = through(peers[1].1);
         }
         peers.remove(i);
-        let config = config(i as u16 + 1, &listener, &peers);
+        let mut config = config(i as u16 + 1, &listener, &peers);
+        change(&mut config);
         TcpFabric::with_listener(config, listener, Duration::ZERO).unwrap()
     };
     listeners.into_iter().enumerate().map(make).collect()

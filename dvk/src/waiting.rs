@@ -1,0 +1,127 @@
+//! Driver: how a binding waits: look, spin for a budget, say that we sleep, look once more, sleep.
+//!
+//! Key type: `Look`. Neighbours: `shm::doorbell` (the sleep word), `core` (what is looked at).
+
+use std::time::{Duration, Instant};
+
+use abi::doorbell;
+use abi::limits::{RESCAN_FIRST_MS, RESCAN_MAX_MS};
+use shm::futex::{self, WaitEnd};
+use shm::sync::relax;
+
+use crate::binding::Binding;
+use crate::core::{Core, PeerIndex};
+use crate::daemon::Daemon;
+use crate::timeout::Timeout;
+
+/// How closely to look during a wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// One load or two.
+    Quick,
+    /// Deaths too.
+    Thorough,
+    /// The last before a sleep: nobody attends any more.
+    Last,
+}
+
+/// How many quick looks go between two glances at the clock.
+const LOOKS_PER_GLANCE: u32 = 64;
+
+impl Binding {
+    /// Waits until `look` finds something; `None` when the deadline has passed.
+    pub(crate) fn wait_on<T>(
+        &mut self,
+        peer: Option<PeerIndex>,
+        deadline: Option<Instant>,
+        mut look: impl FnMut(&mut Core, &mut Daemon, Look) -> Option<T>,
+    ) -> Option<T> {
+        let budget = self.wait.budget();
+        if let (Some(index), false) = (peer, budget.is_zero()) {
+            self.core.attend_to(index);
+        }
+        let mut rescan = Duration::from_millis(RESCAN_FIRST_MS);
+        loop {
+            if let Some(found) = self.spin(budget, deadline, &mut look) {
+                return found;
+            }
+            self.core.stop_attending();
+            let (doorbells, _) = self.core.doorbells();
+            let doorbells = doorbells.clone();
+            doorbells.doze(self.doorbell, doorbell::ON_FUTEX);
+            let found = look(&mut self.core, &mut self.daemon, Look::Last);
+            let left = left_until(deadline);
+            if let (None, Some(left)) = (&found, left) {
+                let word = doorbells.sleep_word(self.doorbell);
+                if futex::wait(word, doorbell::ON_FUTEX as u32, Some(left.min(rescan))) == WaitEnd::TimedOut {
+                    self.core.suspect_all();
+                    // Nobody may have rung because the page is spoilt: the daemon is asked without being told to.
+                    let _ = self.core.pull_now(&mut self.daemon);
+                    rescan = (rescan * 2).min(Duration::from_millis(RESCAN_MAX_MS));
+                }
+            }
+            doorbells.awake(self.doorbell);
+            if found.is_some() {
+                return found;
+            }
+            if left.is_none() {
+                return look(&mut self.core, &mut self.daemon, Look::Thorough);
+            }
+        }
+    }
+
+    /// Looks until the budget is used up (`None`), something is found, or the deadline has passed (`Some(None)`).
+    #[inline]
+    fn spin<T>(
+        &mut self,
+        budget: Duration,
+        deadline: Option<Instant>,
+        look: &mut impl FnMut(&mut Core, &mut Daemon, Look) -> Option<T>,
+    ) -> Option<Option<T>> {
+        if let Some(found) = look(&mut self.core, &mut self.daemon, Look::Quick) {
+            return Some(Some(found));
+        }
+        if budget.is_zero() {
+            return None;
+        }
+        let mut began = None;
+        loop {
+            for _ in 0..LOOKS_PER_GLANCE {
+                relax();
+                if let Some(found) = look(&mut self.core, &mut self.daemon, Look::Quick) {
+                    return Some(Some(found));
+                }
+            }
+            if let Some(found) = look(&mut self.core, &mut self.daemon, Look::Thorough) {
+                return Some(Some(found));
+            }
+            // A proxy may have been replaced; a receive pulls by itself.
+            if self.core.pull(&mut self.daemon).is_err() {
+                return None;
+            }
+            let now = Instant::now();
+            if deadline.is_some_and(|d| now >= d) {
+                return Some(None);
+            }
+            if now.duration_since(*began.get_or_insert(now)) >= budget {
+                return None;
+            }
+        }
+    }
+}
+
+pub(crate) fn deadline_of(timeout: Timeout) -> Option<Instant> {
+    match timeout {
+        Timeout::Forever => None,
+        Timeout::Zero => Some(Instant::now()),
+        Timeout::After(duration) => Instant::now().checked_add(duration),
+    }
+}
+
+/// How long until the deadline; `None` when it has passed.
+pub(crate) fn left_until(deadline: Option<Instant>) -> Option<Duration> {
+    match deadline {
+        None => Some(Duration::MAX),
+        Some(deadline) => deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()),
+    }
+}

@@ -1,0 +1,165 @@
+//! The proxy of a node: the real courier over the simulated fabric, with the simulated daemon's datagrams as its ears.
+//! It does what `fabric::driver` does, one look at a time.
+
+use abi::courier::{FromProxy, ToProxy};
+use abi::limits::{RESCAN_FIRST_MS, RESCAN_MAX_MS};
+use abi::member::{SegmentKind, VERSION};
+use abi::{DcId, NodeId, doorbell};
+use fabric::courier::{Courier, Output};
+use fabric::{Armed, Fabric, Time};
+use shm::doorbell::Doorbells;
+use shm::map::Mapping;
+use std::time::Duration;
+
+use crate::net::SimFabric;
+use crate::site::Heard;
+
+/// One life of a proxy.
+pub struct Courierman {
+    pub life: u64,
+    pub courier: Courier,
+    fabric: SimFabric,
+    doorbells: Doorbells,
+    bells: Vec<(DcId, usize)>,
+    pub asleep: bool,
+    /// It was stopped: it does nothing, and its daemon notices.
+    pub frozen: bool,
+    rescan: Duration,
+    /// What it has said to the daemon.
+    pub said: Vec<(FromProxy, Vec<u8>)>,
+}
+
+/// What a look came to.
+pub enum Looked {
+    /// There is more to do at once.
+    More,
+    /// It sleeps until it is rung, or this long.
+    Asleep { rescan: Duration },
+}
+
+impl Courierman {
+    pub fn new(
+        life: u64,
+        peers: Vec<NodeId>,
+        mut fabric: SimFabric,
+        doorbells: Doorbells,
+        token: [u64; 2],
+    ) -> Courierman {
+        let mut courier = Courier::new(peers);
+        let buffers = Mapping::heap(Courier::buffer_bytes(&fabric).next_multiple_of(4096));
+        courier.lend_buffers(buffers, &mut fabric);
+        Courierman {
+            life,
+            courier,
+            fabric,
+            doorbells,
+            bells: Vec::new(),
+            asleep: false,
+            frozen: false,
+            rescan: Duration::from_millis(RESCAN_FIRST_MS),
+            said: vec![(FromProxy::Hello { version: VERSION, token }, Vec::new())],
+        }
+    }
+
+    /// A datagram of the daemon's. Returns whether it may go on.
+    pub fn hear(&mut self, heard: Heard) -> Result<(), &'static str> {
+        let Heard { message, tail, map } = heard;
+        let fabric = &mut self.fabric;
+        match message {
+            ToProxy::Dc { dc, doorbell, memory } => {
+                self.courier.add_dc(dc, memory, self.doorbells.clone());
+                self.bells.push((dc, doorbell as usize));
+            }
+            ToProxy::Segment { dc, index, kind, .. } => {
+                let map = map.ok_or("a segment without memory")?;
+                self.courier.add_segment(dc, index, kind, map, fabric);
+                self.said.push((FromProxy::Mapped { dc, index }, Vec::new()));
+            }
+            ToProxy::Attach { attach } => {
+                let map = map.ok_or("a side without memory")?;
+                if !self.courier.attach(&attach, map, fabric) {
+                    return Err("attached what it has already, or was never given");
+                }
+            }
+            ToProxy::PeerSegment { memory, segment, .. } => {
+                let map = map.ok_or("a segment without memory")?;
+                self.courier.add_peer_segment(memory, segment, map, fabric);
+            }
+            ToProxy::LocalEnded { endpoint } => self.courier.local_ended(endpoint),
+            ToProxy::Refuse { local, remote, why } => self.courier.refuse(local, remote, why),
+            ToProxy::Detach { local, remote } => self.courier.detach(local, remote, fabric),
+            ToProxy::NodeDead { node, incarnation } => self.courier.node_dead(node, incarnation, fabric),
+            ToProxy::Directory { node } => self.courier.send_directory((node.0 != 0).then_some(node), &tail),
+            ToProxy::Ping { number } => {
+                let totals = self.courier.totals();
+                self.said.push((FromProxy::Pong { number, totals }, Vec::new()));
+            }
+            ToProxy::Stop => return Err("told to stop"),
+        }
+        Ok(())
+    }
+
+    /// One round of the driver's loop. `by_itself`: nobody rang, its pause is over; then says whether it had to.
+    pub fn look(&mut self, now: Time, by_itself: bool) -> (Looked, bool) {
+        for (_, bell) in &self.bells {
+            self.doorbells.awake(*bell);
+        }
+        let before = self.courier.totals().slots_sent;
+        if by_itself {
+            self.courier.suspect_all();
+            self.rescan = (self.rescan * 2).min(Duration::from_millis(RESCAN_MAX_MS));
+        } else {
+            self.rescan = Duration::from_millis(RESCAN_FIRST_MS);
+        }
+        for (dc, bell) in &self.bells {
+            let (dc, courier) = (*dc, &mut self.courier);
+            self.doorbells.drain(*bell, |slot| courier.hint(dc, slot));
+        }
+        let more = self.courier.step(now, &mut self.fabric);
+        self.report();
+        let found = by_itself && self.courier.totals().slots_sent != before;
+        if more {
+            return (Looked::More, found);
+        }
+        for (_, bell) in &self.bells {
+            self.doorbells.doze(*bell, doorbell::ON_EVENTFD);
+        }
+        let rung = self.bells.iter().any(|(_, bell)| self.doorbells.has_hints(*bell));
+        if rung || self.fabric.arm() == Armed::MoreToDo {
+            return (Looked::More, found);
+        }
+        (Looked::Asleep { rescan: self.rescan }, found)
+    }
+
+    /// Somebody has rung a proxy that sleeps.
+    pub fn is_rung(&self) -> bool {
+        self.bells.iter().any(|(_, bell)| {
+            // Relaxed: one thread.
+            self.doorbells.sleep_word(*bell).load(shm::sync::Ordering::Relaxed) == doorbell::AWAKE
+        })
+    }
+
+    fn report(&mut self) {
+        let mut outputs = Vec::new();
+        self.courier.take_outputs(&mut outputs);
+        for output in outputs {
+            let mut bytes = Vec::new();
+            let message = match output {
+                Output::RemoteOpen { local, remote, node } => FromProxy::RemoteOpen { local, remote, node },
+                Output::WantSegment { memory, segment } => FromProxy::WantSegment { memory, segment },
+                Output::NewPoolSegment { dc, len_bytes } => {
+                    FromProxy::NewSegment { dc, kind: SegmentKind::Pool, len_bytes }
+                }
+                Output::Directory { node, incarnation, bytes: text } => {
+                    bytes = text;
+                    FromProxy::Directory { node, incarnation }
+                }
+                Output::Link { node, incarnation, state } => FromProxy::Link { node, incarnation, state },
+                Output::NodeClosed { node } => FromProxy::NodeClosed { node },
+                Output::Detached { local, remote } => FromProxy::Detached { local, remote },
+                Output::Fenced { by } => FromProxy::Fenced { by },
+            };
+            self.said.push((message, bytes));
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What the programs did and saw, written down beside the system: the oracle. The invariants read it.
+//!
+//! Key type: [`Ledger`]. One [`Stream`] for each ordered pair of endpoints; a message is known by its number in it, which
+//! it carries.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use abi::{Endpoint, Incarnation, NodeId};
+use fabric::Time;
+
+use crate::invariants::{self, Finding};
+
+/// What its sender knows of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// Its call is still under way.
+    Pending,
+    /// Published, and not to be taken back: it arrives if it can.
+    Accepted,
+    /// Taken for certain.
+    Taken,
+    /// Never delivered, for certain.
+    Withdrawn,
+    /// Known not delivered: its destination ended first.
+    NotDelivered,
+    /// Delivered at most once.
+    Unknown,
+}
+
+/// One message of a stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    pub fate: Fate,
+    pub delivered: bool,
+    /// The contents of the reply, if a server has published one.
+    pub replied: Option<u64>,
+}
+
+/// All that went from one endpoint to another.
+#[derive(Clone, Debug, Default)]
+pub struct Stream {
+    pub sent: Vec<Sent>,
+    /// The number that must be the least of the next delivery.
+    pub next: u64,
+    /// Bits raised since they were last received.
+    pub raised: u32,
+}
+
+/// One life of an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Life {
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    pub died: Option<Time>,
+}
+
+/// The books of one run.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    pub streams: BTreeMap<(Endpoint, Endpoint), Stream>,
+    pub lives: BTreeMap<Endpoint, Life>,
+    /// (who says it, of whom, which life): nodes declared dead.
+    pub buried: BTreeSet<(NodeId, NodeId, Incarnation)>,
+    /// Endpoints whose end somebody was told of.
+    pub told_dead: BTreeSet<Endpoint>,
+    pub findings: Vec<Finding>,
+}
+
+impl Ledger {
+    pub fn find(&mut self, invariant: &'static str, what: Option<String>) {
+        self.findings.extend(what.map(|what| Finding { invariant, what }));
+    }
+
+    pub fn born(&mut self, endpoint: Endpoint, node: NodeId, incarnation: Incarnation) {
+        let known = self.lives.insert(endpoint, Life { node, incarnation, died: None });
+        self.find("generations", invariants::generations::born(endpoint, known.is_some()));
+    }
+
+    pub fn died(&mut self, endpoint: Endpoint, now: Time) {
+        if let Some(life) = self.lives.get_mut(&endpoint) {
+            life.died.get_or_insert(now);
+        }
+    }
+
+    pub fn is_alive(&self, endpoint: Endpoint) -> bool {
+        self.lives.get(&endpoint).is_some_and(|life| life.died.is_none())
+    }
+
+    /// Whether a node has declared the other endpoint's node dead, in the life that the endpoint was bound in.
+    pub fn is_buried(&self, by: NodeId, endpoint: Endpoint) -> bool {
+        let life = self.lives.get(&endpoint);
+        life.is_some_and(|life| self.buried.contains(&(by, life.node, life.incarnation)))
+    }
+
+    pub fn stream(&mut self, source: Endpoint, destination: Endpoint) -> &mut Stream {
+        self.streams.entry((source, destination)).or_default()
+    }
+
+    /// The number that the next message of a stream will have.
+    pub fn next_number(&mut self, source: Endpoint, destination: Endpoint) -> u64 {
+        self.stream(source, destination).sent.len() as u64
+    }
+
+    /// The message of that number is in the lane.
+    pub fn published(&mut self, source: Endpoint, destination: Endpoint, fate: Fate) {
+        self.stream(source, destination).sent.push(Sent { fate, delivered: false, replied: None });
+    }
+
+    /// The call of a message has ended, and says this of it.
+    pub fn decide(&mut self, source: Endpoint, destination: Endpoint, number: u64, fate: Fate) {
+        let Some(sent) = self.stream(source, destination).sent.get_mut(number as usize) else { return };
+        sent.fate = fate;
+        let delivered = sent.delivered;
+        let what = format!("{source} to {destination} number {number}");
+        self.find("withdrawn", invariants::withdrawn::decided(fate, delivered, &what));
+        self.find("taken", invariants::taken::decided(fate, delivered, &what));
+    }
+
+    /// A message came out at its destination.
+    pub fn delivered(&mut self, source: Endpoint, me: Endpoint, meant: u64, number: u64) {
+        let what = format!("{source} to {me} number {number}");
+        self.find("generations", invariants::generations::delivered(me, meant, &what));
+        let known = self.lives.contains_key(&source);
+        let stream = self.stream(source, me);
+        let next = stream.next;
+        let sent = stream.sent.get_mut(number as usize);
+        let before = sent.as_ref().map(|sent| (sent.fate, sent.delivered));
+        if let Some(sent) = sent {
+            sent.delivered = true;
+        }
+        stream.next = next.max(number + 1);
+        self.find("forgery", invariants::forgery::delivered(known && before.is_some(), &what));
+        let Some((fate, twice)) = before else { return };
+        self.find("duplicates", invariants::duplicates::delivered(twice, &what));
+        self.find("order", invariants::order::delivered(number, next, twice, &what));
+        self.find("withdrawn", invariants::withdrawn::decided(fate, true, &what));
+    }
+
+    pub fn raised(&mut self, source: Endpoint, destination: Endpoint, bits: u32) {
+        self.stream(source, destination).raised |= bits;
+    }
+
+    pub fn notified(&mut self, source: Endpoint, me: Endpoint, bits: u32) {
+        let stream = self.stream(source, me);
+        let raised = stream.raised;
+        stream.raised &= !bits;
+        self.find("notifications", invariants::notifications::received(raised, bits, source, me));
+    }
+}

@@ -1,0 +1,123 @@
+//! What goes wrong: planned from the seed before anything happens, so that a fault does not move the others.
+
+use std::time::Duration;
+
+use abi::NodeId;
+use node::core::{Input, Order};
+
+use super::{Event, TROUBLE, World, home};
+use crate::net::lock;
+use crate::site::PROXY;
+
+/// One fault.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fault {
+    KillProgram { at: usize },
+    Cut { one: NodeId, other: NodeId, for_long: Duration },
+    Rejoin { one: NodeId, other: NodeId },
+    Flap { one: NodeId, other: NodeId },
+    KillProxy { node: usize },
+    FreezeProxy { node: usize },
+    OrderRestart { node: usize },
+    RestartNode { node: usize },
+}
+
+impl World {
+    pub(super) fn plan_faults(&mut self, nodes: u16) {
+        let intensity = [2, 8, 20][self.dice.below(3) as usize];
+        for _ in 0..intensity {
+            let when = self.dice.us(30_000, TROUBLE.as_micros() as u64);
+            let fault = self.any_fault(nodes);
+            self.at(when, Event::Fault(fault));
+        }
+    }
+
+    fn any_fault(&mut self, nodes: u16) -> Fault {
+        let one = NodeId(self.dice.between(1, nodes as u64) as u16);
+        let other = NodeId(one.0 % nodes + 1);
+        let node = one.0 as usize - 1;
+        match self.dice.below(100) {
+            0..25 => Fault::KillProgram { at: self.dice.below(self.programs.len() as u64) as usize },
+            25..40 => Fault::Cut { one, other, for_long: self.dice.ms(1, 250) },
+            40..44 => Fault::Cut { one, other, for_long: self.dice.ms(450, 900) },
+            44..62 => Fault::Flap { one, other },
+            62..88 => Fault::KillProxy { node },
+            88..91 => Fault::FreezeProxy { node },
+            91..96 => Fault::OrderRestart { node },
+            _ => Fault::RestartNode { node },
+        }
+    }
+
+    pub(super) fn go_wrong(&mut self, fault: Fault) {
+        let name = match fault {
+            Fault::KillProgram { .. } => "program killed",
+            Fault::Cut { for_long, .. } if for_long > super::NODE_DEAD_AFTER => "link cut for long",
+            Fault::Cut { .. } => "link cut",
+            Fault::Rejoin { .. } => "link rejoined",
+            Fault::Flap { .. } => "session lost",
+            Fault::KillProxy { .. } => "proxy killed",
+            Fault::FreezeProxy { .. } => "proxy frozen",
+            Fault::OrderRestart { .. } => "proxy restarted by order",
+            Fault::RestartNode { .. } => "node restarted",
+        };
+        *self.faults.entry(name).or_default() += 1;
+        let at = match fault {
+            Fault::KillProgram { at } => self.homes[self.programs[at].site].site.id,
+            Fault::Cut { one, .. } | Fault::Rejoin { one, .. } | Fault::Flap { one, .. } => one,
+            Fault::KillProxy { node }
+            | Fault::FreezeProxy { node }
+            | Fault::OrderRestart { node }
+            | Fault::RestartNode { node } => self.homes[node].site.id,
+        };
+        self.trace.note(self.now, at, format_args!("FAULT {name}"));
+        match fault {
+            Fault::KillProgram { at } => self.kill_program(at, true),
+            Fault::Cut { one, other, for_long } => {
+                lock(&self.net).cut(one, other);
+                self.at(for_long, Event::Fault(Fault::Rejoin { one, other }));
+            }
+            Fault::Rejoin { one, other } => lock(&self.net).heal(one, other),
+            Fault::Flap { one, other } => lock(&self.net).flap(one, other),
+            Fault::KillProxy { node } => self.kill_proxy(node),
+            Fault::FreezeProxy { node } => {
+                if let Some(proxy) = &mut self.homes[node].proxy {
+                    proxy.frozen = true;
+                }
+            }
+            Fault::OrderRestart { node } => {
+                let order = Input::Order(Order::RestartProxy { proxy: PROXY });
+                self.homes[node].site.step(self.now, order);
+            }
+            Fault::RestartNode { node } => self.restart_node(node),
+        }
+    }
+
+    /// A machine stops and comes back: processes, proxy, daemon and memory are gone.
+    fn restart_node(&mut self, node: usize) {
+        for at in 0..self.programs.len() {
+            if self.programs[at].site == node {
+                self.kill_program(at, false);
+            }
+        }
+        drop(self.homes[node].proxy.take());
+        let ids: Vec<NodeId> = self.homes.iter().map(|h| h.site.id).collect();
+        let old = &self.homes[node];
+        let (id, life, proxy_lives, look) = (old.site.id, old.life + 1, old.proxy_lives, old.look);
+        let mut next = home(self.now, &ids, id, life);
+        (next.proxy_lives, next.look) = (proxy_lives, look + 1);
+        self.homes[node] = next;
+    }
+
+    /// The end of all trouble.
+    pub(super) fn heal(&mut self) {
+        self.healing = true;
+        let ids: Vec<NodeId> = self.homes.iter().map(|h| h.site.id).collect();
+        let mut net = lock(&self.net);
+        net.temper.lose_one_in = 0;
+        for one in &ids {
+            ids.iter().filter(|other| *other > one).for_each(|other| net.heal(*one, *other));
+        }
+        drop(net);
+        self.trace.note(self.now, NodeId(1), format_args!("HEALED"));
+    }
+}
