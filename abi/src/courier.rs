@@ -56,24 +56,58 @@ pub struct Attach {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FromProxy {
     /// First. The token came with the proxy's start.
-    Hello { version: u32, token: [u64; 2] },
-    Mapped { dc: DcId, index: u32 },
+    Hello {
+        version: u32,
+        token: [u64; 2],
+    },
+    Mapped {
+        dc: DcId,
+        index: u32,
+    },
     /// One more segment of the own memory of a DC.
-    NewSegment { dc: DcId, kind: SegmentKind, len_bytes: u64 },
+    NewSegment {
+        dc: DcId,
+        kind: SegmentKind,
+        len_bytes: u64,
+    },
     /// A bulk segment of a local endpoint.
-    WantSegment { memory: u32, segment: u32 },
+    WantSegment {
+        memory: u32,
+        segment: u32,
+    },
     /// A remote endpoint wants to talk to a local one: answered by `Attach` or `Refuse`.
-    RemoteOpen { local: Endpoint, remote: Endpoint, node: NodeId },
-    Detached { local: Endpoint, remote: Endpoint },
-    NodeClosed { node: NodeId },
+    RemoteOpen {
+        local: Endpoint,
+        remote: Endpoint,
+        node: NodeId,
+    },
+    Detached {
+        local: Endpoint,
+        remote: Endpoint,
+    },
+    NodeClosed {
+        node: NodeId,
+    },
     /// The state of a link, at every change.
-    Link { node: NodeId, incarnation: Incarnation, state: LinkState },
+    Link {
+        node: NodeId,
+        incarnation: Incarnation,
+        state: LinkState,
+    },
     /// Bytes from the daemon of a node.
-    Directory { node: NodeId, incarnation: Incarnation },
+    Directory {
+        node: NodeId,
+        incarnation: Incarnation,
+    },
     /// The far node says that it has declared this node dead.
-    Fenced { by: NodeId },
+    Fenced {
+        by: NodeId,
+    },
     /// Answer to `Ping`, with totals since the start.
-    Pong { number: u64, totals: Totals },
+    Pong {
+        number: u64,
+        totals: Totals,
+    },
 }
 
 /// What a proxy has carried since its start.
@@ -259,14 +293,18 @@ impl FromProxy {
         Some(match w[0] {
             201 => FromProxy::Hello { version: small(w[1])?, token: [w[2], w[3]] },
             202 => FromProxy::Mapped { dc: dc(w[1])?, index: small(w[2])? },
-            203 => FromProxy::NewSegment { dc: dc(w[1])?, kind: SegmentKind::from_word(w[2])?, len_bytes: w[3] },
+            203 => {
+                FromProxy::NewSegment { dc: dc(w[1])?, kind: SegmentKind::from_word(w[2])?, len_bytes: w[3] }
+            }
             204 => FromProxy::WantSegment { memory: small(w[1])?, segment: small(w[2])? },
             205 => FromProxy::RemoteOpen {
                 local: Endpoint::from_word(w[1])?,
                 remote: Endpoint::from_word(w[2])?,
                 node: node(w[3])?,
             },
-            206 => FromProxy::Detached { local: Endpoint::from_word(w[1])?, remote: Endpoint::from_word(w[2])? },
+            206 => {
+                FromProxy::Detached { local: Endpoint::from_word(w[1])?, remote: Endpoint::from_word(w[2])? }
+            }
             207 => FromProxy::NodeClosed { node: node(w[1])? },
             208 => FromProxy::Link {
                 node: node(w[1])?,
@@ -302,8 +340,17 @@ mod tests {
         let local = Endpoint::new(DcId(1), Slot(2), Generation(3));
         let remote = Endpoint::new(DcId(1), Slot(5), Generation(6));
         let (node, incarnation) = (NodeId(4), Incarnation(77));
-        let attach =
-            Attach { local, remote, node, own_segment: 1, own_side: 2, memory: 3, segment: 4, side: 5, doorbell: 6 };
+        let attach = Attach {
+            local,
+            remote,
+            node,
+            own_segment: 1,
+            own_side: 2,
+            memory: 3,
+            segment: 4,
+            side: 5,
+            doorbell: 6,
+        };
         for m in [
             ToProxy::Dc { dc: DcId(1), doorbell: 4097, memory: 7 },
             ToProxy::Segment { dc: DcId(1), index: 0, kind: SegmentKind::Sides, len_bytes: 8 },

@@ -82,6 +82,10 @@ mod tests {
         assert_eq!(claim.check(4096), Ok(4032..4096));
         assert!(claim.check(4095).is_err());
         assert!(Claim { offset_bytes: u64::MAX, ..claim }.check(u64::MAX).is_err());
-        assert!(Claim { len_bytes: limits::LOAN_BYTES_MAX as u64 + 1, offset_bytes: 0, ..claim }.check(u64::MAX).is_err());
+        assert!(
+            Claim { len_bytes: limits::LOAN_BYTES_MAX as u64 + 1, offset_bytes: 0, ..claim }
+                .check(u64::MAX)
+                .is_err()
+        );
     }
 }

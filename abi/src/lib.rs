@@ -19,5 +19,5 @@ pub mod table;
 pub mod wire;
 
 pub use extent::{Claim, Corrupt};
-pub use name::Name;
 pub use ids::{DcId, Endpoint, Generation, Incarnation, NodeId, Pair, Slot};
+pub use name::Name;

@@ -86,18 +86,35 @@ pub enum Reply {
     Refused(Refusal),
     Done,
     /// Descriptors: the DC table, the doorbell page.
-    Welcome { dc: DcId, node: NodeId, incarnation: Incarnation, slot_first: Slot, slot_count: u16 },
+    Welcome {
+        dc: DcId,
+        node: NodeId,
+        incarnation: Incarnation,
+        slot_first: Slot,
+        slot_count: u16,
+    },
     /// Descriptors: segment 0 (sides) and segment 1 (pool), unless the binding is another process's.
     /// `token` is for that process's `Claim`.
-    Bound { endpoint: Endpoint, memory: u32, sides: u32, pool_bytes: u64, token: [u64; 2] },
+    Bound {
+        endpoint: Endpoint,
+        memory: u32,
+        sides: u32,
+        pool_bytes: u64,
+        token: [u64; 2],
+    },
     /// Descriptor: the segment.
-    Segment { index: u32, len_bytes: u64 },
+    Segment {
+        index: u32,
+        len_bytes: u64,
+    },
     Introduced(Introduction),
     /// Of a `Pull`: the pair now leads elsewhere; own side unchanged.
     Moved(Introduction),
     /// Of a `Pull`: nothing more.
     Nothing,
-    Found { endpoint: Endpoint },
+    Found {
+        endpoint: Endpoint,
+    },
 }
 
 /// Why the daemon refused. Stable codes.
@@ -162,13 +179,21 @@ impl Refusal {
     /// What went wrong and what to do, in a few words.
     pub const fn why(self) -> &'static str {
         match self {
-            Refusal::Version => "program and daemon are of different versions: rebuild or restart the older one",
+            Refusal::Version => {
+                "program and daemon are of different versions: rebuild or restart the older one"
+            }
             Refusal::NoSuchDc => "this node has no such DC: see `dvs status` for those it has",
-            Refusal::NotAllowed => "this user may not bind in that DC: add its uid to the DC's `uids` in the cluster file",
+            Refusal::NotAllowed => {
+                "this user may not bind in that DC: add its uid to the DC's `uids` in the cluster file"
+            }
             Refusal::SlotTaken => "the slot is bound: choose another slot, or any",
-            Refusal::NotMySlot => "the slot is in another node's range: bind it there, or choose one of this node's",
+            Refusal::NotMySlot => {
+                "the slot is in another node's range: bind it there, or choose one of this node's"
+            }
             Refusal::NoFreeSlot => "all slots of this node are bound: widen its range in the cluster file",
-            Refusal::NoMemory => "the daemon has no memory or descriptors left: stop something or raise its limits",
+            Refusal::NoMemory => {
+                "the daemon has no memory or descriptors left: stop something or raise its limits"
+            }
             Refusal::NoSuchEndpoint => "no such endpoint, or it ended: look it up again",
             Refusal::NotReady => "the other side cannot take one more peer just now: try again",
             Refusal::LimitReached => "a limit was reached: see `abi/src/limits.rs` and the cluster file",
@@ -309,7 +334,15 @@ impl Reply {
             }
             Reply::Bound { endpoint, memory, sides, pool_bytes, token } => {
                 let (memory, sides) = (memory as u64, sides as u64);
-                w[..7].copy_from_slice(&[4, endpoint.to_word(), memory, sides, pool_bytes, token[0], token[1]]);
+                w[..7].copy_from_slice(&[
+                    4,
+                    endpoint.to_word(),
+                    memory,
+                    sides,
+                    pool_bytes,
+                    token[0],
+                    token[1],
+                ]);
             }
             Reply::Segment { index, len_bytes } => w[..3].copy_from_slice(&[5, index as u64, len_bytes]),
             Reply::Introduced(i) => {

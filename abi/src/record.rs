@@ -38,7 +38,7 @@ pub enum Kind {
     ReplyExtent = 11,
     /// Bytes from daemon to daemon; no pair.
     Directory = 12,
-    /// The pair is forgotten here: its `source` is gone and everybody knows. No body.
+    /// The pair is forgotten here: one of its ends has ended, and all that was to be taken here is taken. No body.
     Closed = 13,
 }
 
@@ -143,7 +143,8 @@ mod tests {
 
     #[test]
     fn a_record_survives_its_bytes() {
-        let mut bytes = Record { kind: Kind::Slots, count: 2, pair: Some(pair()), arg: 77 }.to_bytes().to_vec();
+        let mut bytes =
+            Record { kind: Kind::Slots, count: 2, pair: Some(pair()), arg: 77 }.to_bytes().to_vec();
         bytes.extend([0; 256]);
         let record = Record::check(&bytes).unwrap();
         assert_eq!((record.kind, record.count, record.pair, record.arg), (Kind::Slots, 2, Some(pair()), 77));

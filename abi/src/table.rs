@@ -35,7 +35,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub const FREE: Entry = Entry { state: State::Free, node: NodeId(0), proxy: 0, generation: Generation(0) };
+    pub const FREE: Entry =
+        Entry { state: State::Free, node: NodeId(0), proxy: 0, generation: Generation(0) };
 
     pub const fn to_word(self) -> u64 {
         self.generation.0 as u64
@@ -72,7 +73,8 @@ mod tests {
 
     #[test]
     fn an_entry_survives_its_word() {
-        let e = Entry { state: State::NodeDead, node: NodeId(1024), proxy: 63, generation: Generation(u32::MAX) };
+        let e =
+            Entry { state: State::NodeDead, node: NodeId(1024), proxy: 63, generation: Generation(u32::MAX) };
         assert_eq!(Entry::from_word(e.to_word()), e);
         assert_eq!(Entry::from_word(0), Entry::FREE);
     }

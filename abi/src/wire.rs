@@ -165,7 +165,10 @@ impl core::fmt::Display for HeaderError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             HeaderError::Version { theirs } => {
-                write!(f, "the other node speaks wire version {theirs}, this one {VERSION}: install the same release on both")
+                write!(
+                    f,
+                    "the other node speaks wire version {theirs}, this one {VERSION}: install the same release on both"
+                )
             }
             HeaderError::Corrupt(c) => c.fmt(f),
         }

@@ -21,8 +21,8 @@ use shm::sync::Ordering;
 use crate::core::{Accepts, Call, Core, Counters, Known, PeerIndex, Sent};
 use crate::daemon::{Bound, Daemon, Welcome};
 use crate::error::{
-    BindError, LoanError, NotifyError, PostError, ReceiveError, ReplyError, SendError, SendrecError, Unavailable,
-    WaitError,
+    BindError, LoanError, NotifyError, PostError, ReceiveError, ReplyError, SendError, SendrecError,
+    Unavailable, WaitError,
 };
 use crate::message::{Delivery, From, Message, What};
 use crate::timeout::Timeout;
@@ -42,7 +42,11 @@ pub enum Wait {
 impl Wait {
     /// Spins for about the cost of one wake-up where another core can run the peer meanwhile, else not at all.
     pub fn of_this_machine() -> Wait {
-        if shm::os::process::cpus_online() < 2 { Wait::Block } else { Wait::Adaptive(Duration::from_micros(20)) }
+        if shm::os::process::cpus_online() < 2 {
+            Wait::Block
+        } else {
+            Wait::Adaptive(Duration::from_micros(20))
+        }
     }
 
     pub(crate) const fn budget(self) -> Duration {
@@ -116,8 +120,10 @@ impl Binding {
     pub fn from_env() -> Result<Binding, BindError> {
         let var = |key| std::env::var(key).map_err(|_| BindError::NotStartedBound);
         let dc = name_of(&var(member::ENV_DC)?)?;
-        let endpoint: Endpoint = var(member::ENV_ENDPOINT)?.parse().map_err(|_| BindError::NotStartedBound)?;
-        let token = u128::from_str_radix(&var(member::ENV_TOKEN)?, 16).map_err(|_| BindError::NotStartedBound)?;
+        let endpoint: Endpoint =
+            var(member::ENV_ENDPOINT)?.parse().map_err(|_| BindError::NotStartedBound)?;
+        let token =
+            u128::from_str_radix(&var(member::ENV_TOKEN)?, 16).map_err(|_| BindError::NotStartedBound)?;
         let socket = PathBuf::from(var(member::ENV_SOCKET)?);
         let mut daemon = Daemon::connect(&socket, dc).map_err(BindError::Unavailable)?;
         let token = [(token >> 64) as u64, token as u64];
@@ -137,10 +143,7 @@ impl Binding {
 
     /// Binds another process of this node and user, which fetches the binding with `from_env`.
     /// Returns its endpoint and token.
-    pub fn bind_other(
-        options: &BindOptions,
-        pid: u32,
-    ) -> Result<(Endpoint, [u64; 2]), BindError> {
+    pub fn bind_other(options: &BindOptions, pid: u32) -> Result<(Endpoint, [u64; 2]), BindError> {
         let dc = name_of(&options.dc)?;
         let name = options.name.as_deref().map_or(Ok(Name::NONE), name_of)?;
         let mut daemon = Daemon::connect(&options.socket, dc).map_err(BindError::Unavailable)?;
@@ -197,7 +200,11 @@ impl Binding {
         self.wait_for_table(timeout, |me| (me.core.known(endpoint) != Known::Alive).then_some(()))
     }
 
-    fn wait_for_table<T>(&mut self, timeout: Timeout, look: impl Fn(&Binding) -> Option<T>) -> Result<T, WaitError> {
+    fn wait_for_table<T>(
+        &mut self,
+        timeout: Timeout,
+        look: impl Fn(&Binding) -> Option<T>,
+    ) -> Result<T, WaitError> {
         let deadline = deadline_of(timeout);
         let table = self.daemon.welcome().table.clone();
         loop {
@@ -216,7 +223,8 @@ impl Binding {
     ///
     /// Units: bytes, up to `limits::LOAN_BYTES_MAX`. Cost: no system call unless the pool must grow.
     pub fn loan(&mut self, len_bytes: usize) -> Result<Loan, LoanError> {
-        let len = u32::try_from(len_bytes).ok().filter(|&len| len <= LOAN_BYTES_MAX).ok_or(LoanError::TooLong)?;
+        let len =
+            u32::try_from(len_bytes).ok().filter(|&len| len <= LOAN_BYTES_MAX).ok_or(LoanError::TooLong)?;
         if let Some(loan) = self.core.pool().loan(len) {
             return Ok(loan);
         }
@@ -273,7 +281,9 @@ impl Binding {
                 Ok(Withdrawal::Taken) => return Err(SendError::TimedOutTaken),
                 Ok(Withdrawal::Withdrawn) if timeout == Timeout::Zero => return Err(SendError::WouldBlock),
                 Ok(Withdrawal::Withdrawn) => return Err(SendError::TimedOut),
-                Ok(Withdrawal::Undecided) if Instant::now() >= bound => return Err(SendError::TimedOutUnknown),
+                Ok(Withdrawal::Undecided) if Instant::now() >= bound => {
+                    return Err(SendError::TimedOutUnknown);
+                }
                 Ok(Withdrawal::Undecided) => backoff.snooze(),
             }
         }
@@ -304,7 +314,9 @@ impl Binding {
         let waited = self.wait_on(Some(index), deadline, |core, _, look| match core.has_room(index) {
             Err(corrupt) => Some(Err(WaitError::Corrupt(corrupt))),
             Ok(true) => Some(Ok(())),
-            Ok(false) if look != Look::Quick && core.has_ended(index) => Some(Err(WaitError::DeadDestination)),
+            Ok(false) if look != Look::Quick && core.has_ended(index) => {
+                Some(Err(WaitError::DeadDestination))
+            }
             Ok(false) => None,
         });
         self.core.want_returns(index, false);
@@ -314,7 +326,12 @@ impl Binding {
     /// Posts, waiting for room as often as needed.
     ///
     /// Errors: as `post`, without `Full`; the wait's as [`SendError`].
-    pub fn post_all(&mut self, to: Endpoint, mut message: Message, timeout: Timeout) -> Result<(), SendError> {
+    pub fn post_all(
+        &mut self,
+        to: Endpoint,
+        mut message: Message,
+        timeout: Timeout,
+    ) -> Result<(), SendError> {
         loop {
             match self.post(to, message) {
                 Ok(()) => return Ok(()),
@@ -374,7 +391,12 @@ impl Binding {
     /// Sends a request and returns its reply: one round trip.
     ///
     /// Errors: see [`SendrecError`]. A late reply is dropped. Source: MINIX `sendrec`.
-    pub fn sendrec(&mut self, to: Endpoint, message: Message, timeout: Timeout) -> Result<Delivery, SendrecError> {
+    pub fn sendrec(
+        &mut self,
+        to: Endpoint,
+        message: Message,
+        timeout: Timeout,
+    ) -> Result<Delivery, SendrecError> {
         let deadline = deadline_of(timeout);
         let index = match self.peer(to, deadline, timeout) {
             Ok(index) => index,
@@ -433,7 +455,12 @@ impl Binding {
 
     /// The pair with an endpoint, introduced first if need be.
     #[inline]
-    fn peer(&mut self, to: Endpoint, deadline: Option<Instant>, timeout: Timeout) -> Result<PeerIndex, NoPeer> {
+    fn peer(
+        &mut self,
+        to: Endpoint,
+        deadline: Option<Instant>,
+        timeout: Timeout,
+    ) -> Result<PeerIndex, NoPeer> {
         match self.core.find(to) {
             Some(index) => {
                 // A proxy may have been replaced while we did not look.
@@ -445,7 +472,12 @@ impl Binding {
     }
 
     #[cold]
-    fn introduce(&mut self, to: Endpoint, deadline: Option<Instant>, timeout: Timeout) -> Result<PeerIndex, NoPeer> {
+    fn introduce(
+        &mut self,
+        to: Endpoint,
+        deadline: Option<Instant>,
+        timeout: Timeout,
+    ) -> Result<PeerIndex, NoPeer> {
         let bound = Instant::now() + Duration::from_millis(INTRODUCTION_WAIT_MS);
         let mut pause = Duration::from_micros(50);
         loop {

@@ -80,8 +80,10 @@ impl Daemon {
             return Err(Unavailable::Broken);
         };
         let [table_fd, doorbell_fd] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| Unavailable::Broken)?;
-        let table_map = Mapping::shared(table_fd.as_fd(), 0, table::BYTES, Access::ReadOnly).map_err(no_memory)?;
-        let bells = Mapping::shared(doorbell_fd.as_fd(), 0, doorbell::BYTES, Access::ReadWrite).map_err(no_memory)?;
+        let table_map =
+            Mapping::shared(table_fd.as_fd(), 0, table::BYTES, Access::ReadOnly).map_err(no_memory)?;
+        let bells =
+            Mapping::shared(doorbell_fd.as_fd(), 0, doorbell::BYTES, Access::ReadWrite).map_err(no_memory)?;
         let words = doorbell::COUNT * doorbell::WORDS;
         let welcome = Welcome {
             dc,
@@ -111,12 +113,15 @@ impl Daemon {
 
     fn bound(&mut self, request: Request) -> Result<Bound, Unavailable> {
         let (reply, fds) = self.ask(request)?;
-        let Reply::Bound { endpoint, sides, pool_bytes, token, .. } = reply else { return Err(Unavailable::Broken) };
+        let Reply::Bound { endpoint, sides, pool_bytes, token, .. } = reply else {
+            return Err(Unavailable::Broken);
+        };
         let [sides_fd, pool_fd] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| Unavailable::Broken)?;
         let sides_map = Mapping::shared(sides_fd.as_fd(), 0, sides as usize * side::BYTES, Access::ReadWrite);
         self.own.insert(0, sides_map.map_err(no_memory)?);
         self.sides = sides;
-        let pool = Mapping::shared(pool_fd.as_fd(), 0, pool_bytes as usize, Access::ReadWrite).map_err(no_memory)?;
+        let pool =
+            Mapping::shared(pool_fd.as_fd(), 0, pool_bytes as usize, Access::ReadWrite).map_err(no_memory)?;
         self.ready()?;
         Ok(Bound { endpoint, token, pool: Some((1, pool)) })
     }
@@ -141,8 +146,13 @@ impl Daemon {
     }
 
     /// One more segment of the own memory, mapped and sealed.
-    pub fn new_segment(&mut self, kind: SegmentKind, len_bytes: u64) -> Result<(u32, Arc<Mapping>), Unavailable> {
-        let (Reply::Segment { index, len_bytes }, fds) = self.ask(Request::NewSegment { kind, len_bytes })? else {
+    pub fn new_segment(
+        &mut self,
+        kind: SegmentKind,
+        len_bytes: u64,
+    ) -> Result<(u32, Arc<Mapping>), Unavailable> {
+        let (Reply::Segment { index, len_bytes }, fds) = self.ask(Request::NewSegment { kind, len_bytes })?
+        else {
             return Err(Unavailable::Broken);
         };
         let fd = fds.first().ok_or(Unavailable::Broken)?;

@@ -157,14 +157,19 @@ impl fmt::Display for Unavailable {
         match self {
             Unavailable::NoDaemon(errno) => {
                 let why = std::io::Error::from_raw_os_error(errno.0);
-                write!(f, "the node's daemon cannot be reached ({why}): start the node, or check the socket's path")
+                write!(
+                    f,
+                    "the node's daemon cannot be reached ({why}): start the node, or check the socket's path"
+                )
             }
             Unavailable::Broken => f.write_str("the connection to the node's daemon broke: bind again"),
-            Unavailable::Slow => f.write_str("the node's daemon, or the other side, did not answer in time: try again"),
-            Unavailable::Refused(why) => f.write_str(why.why()),
-            Unavailable::NoMemory => {
-                f.write_str("the memory that the daemon gave could not be mapped: raise this process's limits")
+            Unavailable::Slow => {
+                f.write_str("the node's daemon, or the other side, did not answer in time: try again")
             }
+            Unavailable::Refused(why) => f.write_str(why.why()),
+            Unavailable::NoMemory => f.write_str(
+                "the memory that the daemon gave could not be mapped: raise this process's limits",
+            ),
         }
     }
 }
@@ -180,9 +185,9 @@ impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BindError::Unavailable(why) => why.fmt(f),
-            BindError::NotStartedBound => {
-                f.write_str("this program was not started bound: start it with `dvs run --dc D --node N -- PROGRAM`")
-            }
+            BindError::NotStartedBound => f.write_str(
+                "this program was not started bound: start it with `dvs run --dc D --node N -- PROGRAM`",
+            ),
         }
     }
 }
@@ -234,9 +239,13 @@ impl fmt::Display for SendrecError {
             SendrecError::TimedOutUnknown => f.write_str(TIMED_OUT_UNKNOWN),
             SendrecError::WouldBlock => f.write_str("the server did not answer at once: withdrawn"),
             SendrecError::DeadDestination => f.write_str(DEAD_DESTINATION),
-            SendrecError::DeadSource => f.write_str("the server ended after taking the request: its effect is unknown"),
+            SendrecError::DeadSource => {
+                f.write_str("the server ended after taking the request: its effect is unknown")
+            }
             SendrecError::DeliveryUnknown => f.write_str(UNKNOWN),
-            SendrecError::Deadlock => f.write_str("each of the two waits for the other's reply: answer first"),
+            SendrecError::Deadlock => {
+                f.write_str("each of the two waits for the other's reply: answer first")
+            }
             SendrecError::Full => f.write_str(FULL),
             SendrecError::Corrupt(why) => why.fmt(f),
             SendrecError::Unavailable(why) => why.fmt(f),
@@ -278,7 +287,9 @@ impl fmt::Display for LoanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LoanError::TooLong => write!(f, "a loan is at most {} bytes", abi::limits::LOAN_BYTES_MAX),
-            LoanError::NoBuffer => f.write_str("every buffer is out: wait until receivers have dropped their views"),
+            LoanError::NoBuffer => {
+                f.write_str("every buffer is out: wait until receivers have dropped their views")
+            }
             LoanError::Unavailable(why) => why.fmt(f),
         }
     }

@@ -14,6 +14,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::result_large_err,
+    reason = "`Full` gives the message back by value: nothing is boxed on the message path"
+)]
 
 pub mod binding;
 pub mod core;
@@ -26,7 +30,8 @@ mod waiting;
 
 pub use binding::{BindOptions, Binding, Wait};
 pub use error::{
-    BindError, LoanError, NotifyError, PostError, ReceiveError, ReplyError, SendError, SendrecError, Unavailable, WaitError,
+    BindError, LoanError, NotifyError, PostError, ReceiveError, ReplyError, SendError, SendrecError,
+    Unavailable, WaitError,
 };
 pub use message::{Delivery, From, Message, View, What};
 pub use shm::pool::Loan;

@@ -98,7 +98,11 @@ impl Message {
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let loan = self.loan.as_ref().map(|l| l.len());
-        f.debug_struct("Message").field("kind", &self.kind).field("inline", &self.len).field("loan", &loan).finish()
+        f.debug_struct("Message")
+            .field("kind", &self.kind)
+            .field("inline", &self.len)
+            .field("loan", &loan)
+            .finish()
     }
 }
 
@@ -134,7 +138,12 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    pub(crate) fn of_slot(source: Endpoint, what: What, message: &slot::SlotCopy, view: Option<View>) -> Delivery {
+    pub(crate) fn of_slot(
+        source: Endpoint,
+        what: What,
+        message: &slot::SlotCopy,
+        view: Option<View>,
+    ) -> Delivery {
         let mut inline = Inline::default();
         let len = message.inline_into(&mut inline.0) as u8;
         Delivery { source, what, kind: message.kind, len, inline, view }
@@ -232,7 +241,12 @@ impl View {
     /// If the range leaves the view: a programmer's error, as with a slice.
     pub fn read_into(&self, offset_bytes: usize, out: &mut [u8]) {
         let end = offset_bytes.checked_add(out.len());
-        assert!(end.is_some_and(|end| end <= self.len()), "{} bytes at {offset_bytes} of {}", out.len(), self.len());
+        assert!(
+            end.is_some_and(|end| end <= self.len()),
+            "{} bytes at {offset_bytes} of {}",
+            out.len(),
+            self.len()
+        );
         if self.map.read_into(self.range.start + offset_bytes, out).is_err() {
             unreachable!("the range was checked against the mapping when the view was made");
         }

@@ -39,9 +39,9 @@ impl fmt::Display for DriverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DriverError::Daemon(why) => write!(f, "the daemon's socket broke ({why}): see the daemon's log"),
-            DriverError::Nonsense => {
-                f.write_str("the daemon said something unknown: daemon and proxy are of different versions, restart both")
-            }
+            DriverError::Nonsense => f.write_str(
+                "the daemon said something unknown: daemon and proxy are of different versions, restart both",
+            ),
             DriverError::Map(why) => write!(f, "memory of the daemon could not be mapped: {why}"),
             DriverError::Os(errno) => {
                 write!(f, "the operating system refused: {}", std::io::Error::from_raw_os_error(*errno))
@@ -161,8 +161,8 @@ impl Driver {
             if more || self.cannot_sleep() {
                 self.wake_up();
                 // A courier that never sleeps must hear its daemon all the same.
-                busy += 1;
-                daemon_spoke = busy % LOOKS_PER_LISTEN == 0;
+                busy = busy.wrapping_add(1);
+                daemon_spoke = busy.is_multiple_of(LOOKS_PER_LISTEN);
                 continue;
             }
             let nap = self.nap(rescan);
@@ -348,7 +348,8 @@ impl Driver {
             return Err(DriverError::Nonsense);
         }
         let map = Mapping::shared(page.as_fd(), 0, doorbell::BYTES, Access::ReadWrite)?;
-        let words = OwnWords::mapped(&map, 0, doorbell::COUNT * doorbell::WORDS).map_err(|_| DriverError::Nonsense)?;
+        let words = OwnWords::mapped(&map, 0, doorbell::COUNT * doorbell::WORDS)
+            .map_err(|_| DriverError::Nonsense)?;
         let doorbells = Doorbells::new(words);
         let ring = EventFd::adopt(ring)?;
         self.epoll.add(ring.as_fd(), TOKEN_BELLS + self.bells.len() as u64, Readiness::READ)?;

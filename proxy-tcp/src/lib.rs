@@ -13,8 +13,8 @@ mod inbox;
 mod key;
 mod link;
 pub mod options;
-pub mod process;
 mod outbox;
+pub mod process;
 mod session;
 mod tcp;
 

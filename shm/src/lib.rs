@@ -5,6 +5,8 @@
 //! `map`, `os`, `futex` and the byte copies of `map`.
 #![deny(unsafe_code)]
 
+#[cfg(not(loom))]
+pub mod bare;
 mod buddy;
 pub mod doorbell;
 pub mod futex;
@@ -18,5 +20,3 @@ pub mod returns;
 pub mod side;
 pub mod sync;
 pub mod words;
-#[cfg(not(loom))]
-pub mod bare;

@@ -66,20 +66,27 @@ fn publish_and_knock(own: &OwnSide, far: &OwnSide, bells: &Doorbells) -> Wake {
 #[test]
 fn a_lane_that_wraps_delivers_every_slot_whole_and_in_order() {
     model(|| {
-        let (a, b) = (own(&[LANE]), own(&[READER]));
-        let (source, far) = (a.as_peer(), b.as_peer());
+        let (a, b, looked) = (own(&[LANE]), own(&[READER]), Arc::new(AtomicU64::new(0)));
+        let (source, far, seen) = (a.as_peer(), b.as_peer(), looked.clone());
         let sender = thread::spawn(move || {
             let mut writer = LaneWriter::default();
             for payload in 0..3 {
                 while !writer.has_room(&far).unwrap() {
                     relax();
                 }
+                // Loom runs loads in their order, so a place that is used too early shows only by such a witness.
+                assert!(
+                    seen.load(Ordering::Relaxed) >= writer.consumed_seen(),
+                    "room before the slot was read"
+                );
                 writer.publish(&a, &mut message(Kind::Post, 0, payload));
             }
         });
         let mut reader = LaneReader::default();
         while reader.next() < 3 {
             let next = reader.next();
+            // Relaxed: what is tested is that the counter orders it.
+            looked.store(next + 1, Ordering::Relaxed);
             match reader.take(&b, &source, SOURCE).unwrap() {
                 Take::Message(slot) => assert_eq!((slot.sequence, slot.body), (next, [next; BODY_WORDS])),
                 Take::Skipped(_) => panic!("nothing was withdrawn"),
@@ -99,7 +106,9 @@ fn a_slot_is_withdrawn_or_taken_and_both_ends_agree() {
         writer.publish(&a, &mut message(Kind::Send, WITHDRAWABLE, 7));
         let (source, far) = (a.as_peer(), b.as_peer());
         let receiver = thread::spawn(move || LaneReader::default().take(&b, &source, SOURCE).unwrap());
+        let consumed = far.consumed() > 0;
         let first = writer.withdraw(&a, &far, 0).unwrap();
+        assert!(!consumed || first != Withdrawal::Undecided, "consumed, so its outcome is there");
         let took = receiver.join().unwrap();
         let then = writer.withdraw(&a, &far, 0).unwrap();
         match took {
@@ -154,7 +163,9 @@ fn a_slot_that_a_courier_carries_is_withdrawn_or_taken_and_both_ends_agree() {
             back.mirror(&b.as_peer().mirrored());
             matches!(took, Take::Message(_))
         });
+        let consumed = far.consumed() > 0;
         let first = writer.withdraw(&a, &far, 0).unwrap();
+        assert!(!consumed || first != Withdrawal::Undecided, "consumed, so its outcome is there");
         let delivered = courier.join().unwrap();
         let then = writer.withdraw(&a, &far, 0).unwrap();
         assert_eq!(then, if delivered { Withdrawal::Taken } else { Withdrawal::Withdrawn });

@@ -223,7 +223,9 @@ impl Net {
     fn happen(&mut self, due: Due) {
         let stands = |net: &Net, from, to, session| net.links[&ends(from, to)].session == Some(session);
         match due {
-            Due::Depart { from, to, session } if stands(self, from, to, session) => self.depart(from, to, session),
+            Due::Depart { from, to, session } if stands(self, from, to, session) => {
+                self.depart(from, to, session)
+            }
             Due::Arrive { from, to, session, frame } if stands(self, from, to, session) => {
                 self.way(from, to).arrived.push_back(frame);
                 self.deliver(to);
@@ -304,7 +306,10 @@ impl Net {
             for piece in post.pieces.as_slice() {
                 let begin = bytes.len();
                 bytes.resize(begin + piece.len_bytes as usize, 0);
-                let read = port.regions.map(piece.region).read_into(piece.offset_bytes as usize, &mut bytes[begin..]);
+                let read = port
+                    .regions
+                    .map(piece.region)
+                    .read_into(piece.offset_bytes as usize, &mut bytes[begin..]);
                 read.expect("a piece that was checked when posted");
             }
             port.regions.release_all(&post.pieces);
@@ -349,7 +354,9 @@ impl Net {
         port.regions.release(buffer);
         let len_bytes = frame.bytes.len() as u32;
         port.tell(match (frame.bulk, bulk_bytes) {
-            (Some(token), Some(bulk_bytes)) => Completion::Announced { peer: from, token, bulk_bytes, buffer, len_bytes },
+            (Some(token), Some(bulk_bytes)) => {
+                Completion::Announced { peer: from, token, bulk_bytes, buffer, len_bytes }
+            }
             _ => Completion::Received { peer: from, buffer, len_bytes },
         });
     }

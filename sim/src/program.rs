@@ -142,10 +142,20 @@ enum Verb {
 
 enum State {
     Idle,
-    Introducing { to: Endpoint, verb: Verb, limit: Limit, bound: Time, pause: Duration },
+    Introducing {
+        to: Endpoint,
+        verb: Verb,
+        limit: Limit,
+        bound: Time,
+        pause: Duration,
+    },
     Waiting(Wait),
     /// The time of a call is over; its withdrawal is not decided.
-    Withdrawing { on: On, limit: Limit, bound: Time },
+    Withdrawing {
+        on: On,
+        limit: Limit,
+        bound: Time,
+    },
 }
 
 #[derive(Clone, Copy)]

@@ -61,7 +61,9 @@ impl Report {
              {} sessions, {} lost frames\n",
             self.seeds, self.events, self.messages, self.frames, self.bulk, self.sessions, self.lost_frames
         );
-        for (title, counts) in [("calls", &self.calls), ("faults", &self.faults), ("how calls ended", &self.rows)] {
+        for (title, counts) in
+            [("calls", &self.calls), ("faults", &self.faults), ("how calls ended", &self.rows)]
+        {
             out += &format!("\n{title}\n");
             for (name, count) in counts {
                 out += &format!("  {count:>9}  {name}\n");

@@ -60,7 +60,8 @@ impl Trace {
         for (at, node, text) in &self.lines {
             out += &format!("\n{:>11.6}", at.as_secs_f64());
             for n in 1..=nodes {
-                let cell: String = if n == node.0 { text.chars().take(COLUMN).collect() } else { String::new() };
+                let cell: String =
+                    if n == node.0 { text.chars().take(COLUMN).collect() } else { String::new() };
                 out += &format!("  {cell:<COLUMN$}");
             }
             while out.ends_with(' ') {

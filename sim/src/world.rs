@@ -156,7 +156,9 @@ impl World {
         loop {
             let own = self.events.keys().next().map(|(at, _)| *at);
             let wires = lock(&self.net).next_due();
-            let Some(next) = own.into_iter().chain(wires).min().filter(|at| *at < TROUBLE + PEACE) else { break };
+            let Some(next) = own.into_iter().chain(wires).min().filter(|at| *at < TROUBLE + PEACE) else {
+                break;
+            };
             self.now = self.now.max(next);
             lock(&self.net).advance(self.now);
             if own == Some(next)

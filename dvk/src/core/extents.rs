@@ -126,7 +126,9 @@ impl Core {
     /// Takes home the extent of a reply that its client gave up and so never takes.
     fn bring_home_reply(&mut self, index: PeerIndex) {
         let Some(peer) = self.peer_mut(index) else { return };
-        let Some((call, token)) = peer.replied.filter(|(call, _)| peer.side.gave_up() >= *call) else { return };
+        let Some((call, token)) = peer.replied.filter(|(call, _)| peer.side.gave_up() >= *call) else {
+            return;
+        };
         // What it took before it gave up a later call is seen after the fence that its later call has passed.
         look_again();
         peer.replied = None;
@@ -171,22 +173,25 @@ impl Core {
     ) -> Result<bool, Corrupt> {
         let (Some(claim), Some(peer)) = (message.claim(), self.peer(index)) else { return Ok(true) };
         let (proxied, key) = (peer.proxied, (peer.memory, claim.segment));
-        if !self.segments.contains_key(&key) {
-            match host.map_segment(key.0, key.1) {
-                Ok(map) => self.segments.insert(key, map),
-                Err(Unavailable::Refused(_)) if !proxied => {
-                    return Err(Corrupt::new("an extent in a segment that there is not", claim.segment as u64));
-                }
-                Err(_) => {
-                    if let Some(peer) = self.peer_mut(index) {
-                        peer.stalled = true;
-                    }
-                    return Ok(false);
-                }
-            };
+        if let Some(map) = self.segments.get(&key) {
+            return claim.check(map.len_bytes() as u64).map(|_| true);
         }
-        let len_bytes = self.segments.get(&key).map_or(0, |map| map.len_bytes());
-        claim.check(len_bytes as u64).map(|_| true)
+        match host.map_segment(key.0, key.1) {
+            Ok(map) => {
+                let len_bytes = map.len_bytes() as u64;
+                self.segments.insert(key, map);
+                claim.check(len_bytes).map(|_| true)
+            }
+            Err(Unavailable::Refused(_)) if !proxied => {
+                Err(Corrupt::new("an extent in a segment that there is not", claim.segment as u64))
+            }
+            Err(_) => {
+                if let Some(peer) = self.peer_mut(index) {
+                    peer.stalled = true;
+                }
+                Ok(false)
+            }
+        }
     }
 
     /// The view of a received slot's extent, after [`Core::can_read`].

@@ -58,7 +58,13 @@ pub struct Introduced {
 pub enum Pulled {
     Introduced(Introduced),
     /// The pair leads elsewhere now; our own side is the same.
-    Moved { peer: Endpoint, side: PeerSide, memory: u32, doorbell: usize, ring: Option<Arc<EventFd>> },
+    Moved {
+        peer: Endpoint,
+        side: PeerSide,
+        memory: u32,
+        doorbell: usize,
+        ring: Option<Arc<EventFd>>,
+    },
 }
 
 /// Index of a pair in the core.
@@ -376,7 +382,9 @@ impl Core {
             (_, _, Known::NodeDead) | (true, side::END_NODE_DEAD, _) => Some(End::NodeDead),
             (true, side::END_DEAD | side::END_REFUSED, _) => Some(End::Dead { slots }),
             // Its process is gone, so what it published is all there will be: the final sequence is frozen here.
-            (false, _, Known::Dead) => Some(End::Dead { slots: peer.reader.next() + peer.reader.pending(&peer.side) }),
+            (false, _, Known::Dead) => {
+                Some(End::Dead { slots: peer.reader.next() + peer.reader.pending(&peer.side) })
+            }
             _ => None,
         };
         if let Some(peer) = self.peer_mut(index) {

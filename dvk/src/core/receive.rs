@@ -23,7 +23,11 @@ pub struct Accepts {
 impl Core {
     /// What is here for `receive(Any)`, if anything.
     #[inline]
-    pub fn poll_any(&mut self, accepts: Accepts, host: &mut dyn Host) -> Result<Option<Delivery>, ReceiveError> {
+    pub fn poll_any(
+        &mut self,
+        accepts: Accepts,
+        host: &mut dyn Host,
+    ) -> Result<Option<Delivery>, ReceiveError> {
         self.pull(host).map_err(ReceiveError::Unavailable)?;
         self.collect_hints();
         if accepts.notifications
@@ -185,7 +189,11 @@ impl Core {
                 Err(corrupt) => return Err(self.condemn(index, corrupt)),
             };
             self.counters.received += 1;
-            let what = if slot.head.kind == Kind::Request { What::Request { call: slot.call } } else { What::Message };
+            let what = if slot.head.kind == Kind::Request {
+                What::Request { call: slot.call }
+            } else {
+                What::Message
+            };
             return Ok(Some(Delivery::of_slot(source, what, &slot, view)));
         }
     }

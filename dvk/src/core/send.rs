@@ -125,7 +125,12 @@ impl Core {
     }
 
     /// Publishes a rendezvous; `withdrawable` if its wait may end early.
-    pub fn start_send(&mut self, index: PeerIndex, message: Message, withdrawable: bool) -> Result<Sent, SendError> {
+    pub fn start_send(
+        &mut self,
+        index: PeerIndex,
+        message: Message,
+        withdrawable: bool,
+    ) -> Result<Sent, SendError> {
         let flags = slot::TELL | if withdrawable { slot::WITHDRAWABLE } else { 0 };
         self.publish(index, message, Kind::Send, flags, 0).map_err(SendError::from)
     }
@@ -194,7 +199,12 @@ impl Core {
     }
 
     /// Publishes a request.
-    pub fn start_call(&mut self, index: PeerIndex, message: Message, withdrawable: bool) -> Result<Call, SendrecError> {
+    pub fn start_call(
+        &mut self,
+        index: PeerIndex,
+        message: Message,
+        withdrawable: bool,
+    ) -> Result<Call, SendrecError> {
         self.calls = self.calls.wrapping_add(1).max(1);
         let call = self.calls;
         let flags = if withdrawable { slot::WITHDRAWABLE } else { 0 };
@@ -230,7 +240,9 @@ impl Core {
                     true => Ok(false),
                     false => self.can_read(index, &slot, host),
                 };
-                let view = match readable.and_then(|yes| if yes { self.view_of(index, &slot).map(Some) } else { Ok(None) }) {
+                let view = match readable
+                    .and_then(|yes| if yes { self.view_of(index, &slot).map(Some) } else { Ok(None) })
+                {
                     Ok(Some(view)) => view,
                     // The proxy that brought it is gone: its successor brings it again.
                     Ok(None) => return None,
@@ -256,7 +268,11 @@ impl Core {
     }
 
     /// Whether the call can no longer be answered: the server ended, or the two wait for each other.
-    pub fn poll_call_end(&mut self, call: Call, host: &mut dyn Host) -> Option<Result<Delivery, SendrecError>> {
+    pub fn poll_call_end(
+        &mut self,
+        call: Call,
+        host: &mut dyn Host,
+    ) -> Option<Result<Delivery, SendrecError>> {
         let index = call.sent.peer;
         if let Some(end) = self.look_at_end(index) {
             // Published before its death, seen after: the reply counts.

@@ -53,7 +53,11 @@ struct Node {
 
 impl Node {
     fn new() -> Node {
-        Node { table: OwnWords::heap(table::VERSION + 1), doorbells: Doorbells::heap(), hands: Hands::default() }
+        Node {
+            table: OwnWords::heap(table::VERSION + 1),
+            doorbells: Doorbells::heap(),
+            hands: Hands::default(),
+        }
     }
 
     fn set(&self, endpoint: Endpoint, state: State) {

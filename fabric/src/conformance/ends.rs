@@ -32,9 +32,6 @@ fn leave_in_flight(rig: &mut Rig) -> [Arc<Mapping>; 3] {
         Piece { region, offset_bytes: 0, len_bytes: BULK_SLOT_BYTES as u32 }
     });
     let small = Piece { len_bytes: 5000, ..pieces[0] };
-    for _ in 0..20 {
-        rig.stations[0].post(other, &[0xff], &[small], false);
-    }
     rig.stations[0].post(other, &[0xff], &[pieces[1]], true);
     rig.stations[0].answer = Answer::Hold;
     rig.stations[1].post_bulk(one);
@@ -42,6 +39,9 @@ fn leave_in_flight(rig: &mut Rig) -> [Arc<Mapping>; 3] {
     let announced = rig.stations[0].ledger.announced.iter().map(|(key, bytes)| (*key, *bytes)).next();
     if let Some(((peer, token), bytes)) = announced {
         rig.stations[0].accept(peer, token, Piece { len_bytes: bytes as u32, ..pieces[2] });
+    }
+    for _ in 0..20 {
+        rig.stations[0].post(other, &[0xff], &[small], false);
     }
     pieces.iter().for_each(|piece| rig.stations[0].end().detach(piece.region));
     maps

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use abi::limits::{EXTENTS_PER_PAIR_MAX, POOL_SEGMENT_BYTES_MIN, PROXY_POOL_BYTES_MAX, PROXY_RECEIVER_BYTES_MAX};
+use abi::limits::{
+    EXTENTS_PER_PAIR_MAX, POOL_SEGMENT_BYTES_MIN, PROXY_POOL_BYTES_MAX, PROXY_RECEIVER_BYTES_MAX,
+};
 use abi::record::{Kind, Record};
 use abi::slot::SlotCopy;
 use abi::{Claim, DcId, NodeId};
@@ -52,7 +54,15 @@ impl Courier {
         self.read_buffer(buffer, len_bytes, &mut head);
         match self.expected(node, &head, bulk_bytes) {
             Some((pair, what)) => {
-                let waiting = Waiting { node, token, pair, what, len_bytes: bulk_bytes as u32, coming: None, into: None };
+                let waiting = Waiting {
+                    node,
+                    token,
+                    pair,
+                    what,
+                    len_bytes: bulk_bytes as u32,
+                    coming: None,
+                    into: None,
+                };
                 self.waiting.push_back(waiting);
                 self.retry_waiting(fabric);
             }
@@ -248,7 +258,9 @@ impl Courier {
     /// Takes home the extent of a reply that the local endpoint gave up and so never takes.
     fn bring_home_reply(&mut self, index: PairIndex) {
         let Some(pair) = self.pair_mut(index) else { return };
-        let Some((call, token)) = pair.replied.filter(|(call, _)| pair.side.gave_up() >= *call) else { return };
+        let Some((call, token)) = pair.replied.filter(|(call, _)| pair.side.gave_up() >= *call) else {
+            return;
+        };
         // What it took before it gave up a later call is seen after the fence that its later call has passed.
         look_again();
         pair.replied = None;

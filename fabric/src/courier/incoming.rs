@@ -77,10 +77,12 @@ impl Courier {
         match record.kind {
             Kind::Open => {
                 pair.must_say_opened = true;
+                pair.remote_gone = false;
                 pair.rewind();
             }
             Kind::Opened => pair.rewind(),
             Kind::Refused => {
+                pair.remote_gone = true;
                 pair.own.end(side::END_REFUSED, 0);
                 self.knocks.insert(index);
             }
@@ -123,8 +125,10 @@ impl Courier {
             Kind::SlotExtent | Kind::ReplyExtent => {
                 return Err(Corrupt::new("an announcement that announces nothing", record.arg));
             }
-            Kind::Closed | Kind::Directory => {}
+            Kind::Closed => pair.remote_gone = true,
+            Kind::Directory => {}
         }
+        self.note_if_over(index);
         Ok(())
     }
 
@@ -243,7 +247,10 @@ impl Courier {
         if offset == 0 {
             link.directory.clear();
         }
-        if total > abi::courier::TAIL_BYTES_MAX || offset != link.directory.len() || offset + part.len() > total {
+        if total > abi::courier::TAIL_BYTES_MAX
+            || offset != link.directory.len()
+            || offset + part.len() > total
+        {
             link.directory.clear();
             return Err(Corrupt::new("a directory text out of order", arg));
         }

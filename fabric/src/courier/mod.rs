@@ -21,6 +21,7 @@ use std::sync::Arc;
 use abi::courier::{Attach, LinkState, TAIL_BYTES_MAX, Totals};
 use abi::limits::{PROXY_POOL_BYTES_MAX, SLOTS_PER_DC};
 use abi::member::{Refusal, SegmentKind};
+use abi::record::{Kind, Record};
 use abi::{DcId, Endpoint, Incarnation, NodeId, side};
 use shm::doorbell::{Doorbells, Wake};
 use shm::lane::look_again;
@@ -93,6 +94,8 @@ pub struct Courier {
     wanted: BTreeSet<(u32, u32)>,
     waiting: VecDeque<Waiting>,
     knocks: BTreeSet<PairIndex>,
+    /// Pairs of ended local endpoints that nobody needs any more.
+    over: Vec<PairIndex>,
     rx: Option<(Arc<Mapping>, RegionKey)>,
     spare: Vec<Piece>,
     done: Vec<Completion>,
@@ -124,6 +127,7 @@ impl Courier {
             wanted: BTreeSet::new(),
             waiting: VecDeque::new(),
             knocks: BTreeSet::new(),
+            over: Vec::new(),
             rx: None,
             spare: Vec::new(),
             done: Vec::with_capacity(DONE_MAX),
@@ -224,7 +228,6 @@ impl Courier {
 
     /// The daemon will not open this pair.
     pub fn refuse(&mut self, local: Endpoint, remote: Endpoint, why: Refusal) {
-        use abi::record::{Kind, Record};
         for link in self.links.values_mut() {
             if link.opening.remove(&(local, remote)) {
                 let pair = abi::Pair { source: local, destination: remote };
@@ -234,7 +237,13 @@ impl Courier {
     }
 
     /// A bulk segment of a local endpoint, mapped read-only.
-    pub fn add_peer_segment(&mut self, memory: u32, segment: u32, map: Arc<Mapping>, fabric: &mut dyn Fabric) {
+    pub fn add_peer_segment(
+        &mut self,
+        memory: u32,
+        segment: u32,
+        map: Arc<Mapping>,
+        fabric: &mut dyn Fabric,
+    ) {
         self.wanted.remove(&(memory, segment));
         let region = fabric.attach(&map);
         self.segments.insert((memory, segment), (map, region));
@@ -254,11 +263,27 @@ impl Courier {
                 pair.ended = Some(pair.published_here());
                 self.take_home_all(index);
                 self.mark_dirty(index);
+                self.note_if_over(index);
             }
         }
     }
 
-    /// Forgets a pair; its side is all zeroes afterwards.
+    fn note_if_over(&mut self, index: PairIndex) {
+        if self.pair(index).is_some_and(Carried::is_over) {
+            self.over.push(index);
+        }
+    }
+
+    /// Lets go of pairs that are over, and says so: their memory need not be kept.
+    fn drop_over(&mut self, fabric: &mut dyn Fabric) {
+        for index in std::mem::take(&mut self.over) {
+            if let Some(pair) = self.pair(index).filter(|pair| pair.is_over()) {
+                self.detach(pair.local, pair.remote, fabric);
+            }
+        }
+    }
+
+    /// Forgets a pair; its side is all zeroes afterwards. The far end hears that nobody here needs its own any more.
     pub fn detach(&mut self, local: Endpoint, remote: Endpoint, fabric: &mut dyn Fabric) {
         if let Some(&index) = self.by_ends.get(&(local, remote)) {
             self.abandon_waiting(index, fabric);
@@ -271,6 +296,10 @@ impl Courier {
             if let Some(pair) = self.pairs[index.0 as usize].take() {
                 if let Some(link) = self.links.get_mut(&pair.node) {
                     link.dirty.remove(&index);
+                    if link.session.is_some() && !pair.closed && link.control.len() < CONTROL_MAX {
+                        let closed = Record::of(Kind::Closed, pair.outward(), 0);
+                        link.control.push_back(closed.to_bytes().to_vec());
+                    }
                 }
                 pair.own.clear();
                 fabric.detach(pair.region);
@@ -319,10 +348,10 @@ impl Courier {
     /// Bytes for the daemon of a node, or of every node that is up. Dropped when the link is not: the daemon says
     /// everything again when it is.
     pub fn send_directory(&mut self, to: Option<NodeId>, bytes: &[u8]) {
-        use abi::record::{Kind, Record};
         let chunk = abi::limits::HEAD_BYTES_MAX - abi::record::BYTES;
         for (node, link) in &mut self.links {
-            if link.session.is_none() || to.is_some_and(|to| to != *node) || link.control.len() > CONTROL_MAX {
+            if link.session.is_none() || to.is_some_and(|to| to != *node) || link.control.len() > CONTROL_MAX
+            {
                 continue;
             }
             for (n, part) in bytes.chunks(chunk).enumerate() {
@@ -361,6 +390,7 @@ impl Courier {
         self.done = done;
         self.post_spare(fabric);
         let mut more = self.pump(fabric);
+        self.drop_over(fabric);
         if std::mem::take(&mut self.room_came) {
             self.retry_waiting(fabric);
             more = true;

@@ -82,7 +82,11 @@ impl Courier {
         let mut at = self.links.keys().next().copied();
         while let Some(node) = at {
             more |= self.pump_link(node, fabric);
-            at = self.links.range((std::ops::Bound::Excluded(node), std::ops::Bound::Unbounded)).next().map(|l| *l.0);
+            at = self
+                .links
+                .range((std::ops::Bound::Excluded(node), std::ops::Bound::Unbounded))
+                .next()
+                .map(|l| *l.0);
         }
         more
     }
@@ -207,7 +211,9 @@ impl Courier {
             return self.gather_extents(index, out);
         }
         let first = pair.sent_next;
-        let limit = RUN_SLOTS_MAX.min(LANE_SLOTS - first % LANE_SLOTS).min(pair.ended.unwrap_or(u64::MAX).saturating_sub(first));
+        let limit = RUN_SLOTS_MAX
+            .min(LANE_SLOTS - first % LANE_SLOTS)
+            .min(pair.ended.unwrap_or(u64::MAX).saturating_sub(first));
         let mut end = first;
         let mut withdrawable = None;
         let mut missing = None;
@@ -377,7 +383,9 @@ impl Courier {
                 self.totals.slots_sent += count;
                 self.totals.bytes_sent += count * SLOT_BYTES as u64;
             }
-            Said::SlotExtent { pair, sequence } => self.on(pair, |pair| pair.bulk_due.retain(|&s| s != sequence)),
+            Said::SlotExtent { pair, sequence } => {
+                self.on(pair, |pair| pair.bulk_due.retain(|&s| s != sequence))
+            }
             Said::Reply { pair, call, extent } => self.on(pair, |pair| {
                 pair.reply_said = call;
                 pair.reply_bulk_due = extent.then_some(call);
@@ -392,7 +400,10 @@ impl Courier {
             Said::Withdraw { pair, sequence } => self.on(pair, |pair| {
                 pair.withdrawable = pair.withdrawable.filter(|&later| later != sequence);
             }),
-            Said::Ended(index) => self.on(index, |pair| pair.ended_said = true),
+            Said::Ended(index) => {
+                self.on(index, |pair| pair.ended_said = true);
+                self.note_if_over(index);
+            }
         }
     }
 

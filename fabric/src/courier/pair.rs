@@ -85,6 +85,8 @@ pub(super) struct Carried {
     pub(super) replied: Option<(u32, u32)>,
     /// The remote endpoint ended; said to the local one when all its slots are published.
     pub(super) remote_end: Option<u64>,
+    /// The far end has forgotten the pair, or never had it.
+    pub(super) remote_gone: bool,
     pub(super) returns: Returns,
     /// Extents of our pool out with the local endpoint, by token.
     pub(super) lent: Vec<Option<Lent>>,
@@ -122,6 +124,7 @@ impl Carried {
             held_reply: None,
             replied: None,
             remote_end: None,
+            remote_gone: false,
             returns,
             lent: Vec::new(),
         }
@@ -130,6 +133,13 @@ impl Carried {
     /// From the local endpoint to the remote one.
     pub(super) fn outward(&self) -> Pair {
         Pair { source: self.local, destination: self.remote }
+    }
+
+    /// The local endpoint has ended, and nobody is left who could want something of it.
+    pub(super) fn is_over(&self) -> bool {
+        self.ended.is_some()
+            && !self.closed
+            && (self.remote_gone || (self.ended_said && self.remote_end.is_some()))
     }
 
     pub(super) fn new_session(&mut self) {

@@ -126,7 +126,8 @@ impl End {
     }
 
     fn bytes_of(&self, claim: Claim) -> Vec<u8> {
-        let (_, map) = self.proxy_pool.iter().find(|(index, _)| *index == claim.segment).expect("the proxy's pool");
+        let (_, map) =
+            self.proxy_pool.iter().find(|(index, _)| *index == claim.segment).expect("the proxy's pool");
         let mut out = vec![0; claim.len_bytes as usize];
         map.read_into(claim.offset_bytes as usize, &mut out).unwrap();
         out
@@ -297,10 +298,10 @@ fn extents_arrive_whole_in_order_and_go_home() {
                 assert_eq!(text(&end.take(1).unwrap()), b"between");
                 rig.settle();
             }
-            assert_eq!((rig.ends[0].writer.consumed(&rig.ends[0].mirror), rig.ends[1].lent()), (
-                Ok(6 * (round as u64 + 1)),
-                0
-            ));
+            assert_eq!(
+                (rig.ends[0].writer.consumed(&rig.ends[0].mirror), rig.ends[1].lent()),
+                (Ok(6 * (round as u64 + 1)), 0)
+            );
         }
     }
 }
@@ -615,7 +616,11 @@ fn more_to_say_than_one_batch_holds_is_said_without_another_push() {
         steps += 1;
         assert!(steps < 100);
     }
-    let said = courier.pairs.iter().flatten().filter(|p| p.raises_said == 1 && p.sent_next == 1 && p.words_said.is_some());
+    let said = courier
+        .pairs
+        .iter()
+        .flatten()
+        .filter(|p| p.raises_said == 1 && p.sent_next == 1 && p.words_said.is_some());
     assert_eq!(said.count(), 40);
 }
 

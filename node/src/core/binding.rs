@@ -136,6 +136,7 @@ impl Core {
             token,
             memory,
             links: Default::default(),
+            past: Default::default(),
             pulls: Default::default(),
             since: now,
         };

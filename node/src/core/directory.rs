@@ -242,3 +242,32 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use abi::{DcId, Generation, Slot};
+
+    #[test]
+    fn any_bytes_are_a_chunk_or_none() {
+        let chunk = Chunk {
+            kind: ChunkKind::Part,
+            version: 9,
+            entries: vec![DirectoryEntry {
+                endpoint: Endpoint::new(DcId(1), Slot(16), Generation(1)),
+                bound: false,
+                name: Name::new("kv").unwrap(),
+            }],
+        };
+        let bytes = chunk.to_bytes();
+        assert_eq!(Chunk::from_bytes(&bytes), Some(chunk));
+        for len in 0..bytes.len() {
+            assert_eq!(Chunk::from_bytes(&bytes[..len]).map(|c| c.entries.len()), (len == 16).then_some(0));
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let _ = Chunk::from_bytes(&flipped);
+        }
+    }
+}

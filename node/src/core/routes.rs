@@ -136,6 +136,8 @@ impl Core {
         let there = self.locals.get(&local);
         let far = there.and_then(|l| l.far(remote));
         let lives = there.is_some_and(|l| l.stage.is_visible());
+        let is_past =
+            there.is_some_and(|l| l.past.get(&remote.slot).is_some_and(|g| *g >= remote.generation));
         let why = match far {
             _ if !plausible => {
                 out.push(Effect::Note(Note::ProxyWrong {
@@ -149,6 +151,7 @@ impl Core {
             }
             // Its `Attach` is on the way, or will be: each is said once.
             Some(_) => return,
+            None if is_past => Refusal::NoSuchEndpoint,
             None if lives && node_lives && self.opens.len() >= OPENS_MAX => Refusal::LimitReached,
             None if lives && node_lives => {
                 self.opens.insert((local, remote), proxy);
@@ -234,6 +237,9 @@ impl Core {
         let Some(far) = self.locals.get(&own).and_then(|l| l.far(remote)) else { return };
         if far.recycled {
             return;
+        }
+        if let Some(local) = self.locals.get_mut(&own) {
+            local.past.insert(remote.slot, remote.generation);
         }
         if far.place.is_none() || far.gone {
             self.free_their_side(far, own, remote);

@@ -124,6 +124,8 @@ pub(super) struct Local {
     pub token: [u64; 2],
     pub memory: u32,
     pub links: BTreeMap<Endpoint, Link>,
+    /// By slot, the last remote endpoint with which it was done: it must not be given again what it has had.
+    pub past: BTreeMap<Slot, Generation>,
     /// Peers of which there is something to be pulled.
     pub pulls: VecDeque<Endpoint>,
     pub since: Now,

@@ -323,25 +323,6 @@ fn an_endpoint_ends_once_and_stale_words_change_nothing() {
 }
 
 #[test]
-fn any_bytes_are_a_chunk_or_none() {
-    let chunk = Chunk {
-        kind: ChunkKind::Part,
-        version: 9,
-        entries: vec![DirectoryEntry { endpoint: far(16, 1), bound: false, name: Name::new("kv").unwrap() }],
-    };
-    let bytes = chunk.to_bytes();
-    assert_eq!(Chunk::from_bytes(&bytes), Some(chunk));
-    for len in 0..bytes.len() {
-        assert_eq!(Chunk::from_bytes(&bytes[..len]).map(|c| c.entries.len()), (len == 16).then_some(0));
-    }
-    for bit in 0..bytes.len() * 8 {
-        let mut flipped = bytes.clone();
-        flipped[bit / 8] ^= 1 << (bit % 8);
-        let _ = Chunk::from_bytes(&flipped);
-    }
-}
-
-#[test]
 fn a_node_that_was_up_is_dead_after_its_time_and_not_a_moment_before() {
     let mut world = World::up(Some(50));
     world.directory(50, ChunkKind::Delta, &[(far(16, 1), true)]);

@@ -68,7 +68,7 @@ fn walk(seed: u64) {
         assert_eq!(shared, 0, "seed {seed}, turn {turn}: a side is in two hands");
     }
     world.obeys = true;
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         world.step(Input::ProxyExited { proxy: 1 });
     }
     for (conn, _) in bound {

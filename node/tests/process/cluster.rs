@@ -146,7 +146,11 @@ impl Cluster {
                 if left.is_empty() {
                     break;
                 }
-                assert!(Instant::now() < end, "not within {} s: node {node} forgets {left:#?}", within.as_secs());
+                assert!(
+                    Instant::now() < end,
+                    "not within {} s: node {node} forgets {left:#?}",
+                    within.as_secs()
+                );
                 std::thread::sleep(Duration::from_millis(20));
             }
         }

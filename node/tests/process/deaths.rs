@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use super::cluster::{Cluster, Plan};
 use super::program::Program;
 use super::system::LONG;
@@ -60,4 +62,29 @@ fn the_death_of_a_killed_server_is_told_to_every_client_and_waiter() {
         client.hears("calls", LONG);
         client.hears("Reply call", LONG);
     }
+}
+
+#[test]
+fn what_a_dead_sender_said_is_delivered_once_whatever_becomes_of_proxies() {
+    const MESSAGES: u64 = 100;
+    let Some(cluster) = Cluster::up(Plan::nodes(2)) else { return };
+    let mut receiver = cluster.start(2, 0, &format!("take-some {MESSAGES}"));
+    receiver.endpoint();
+    let mut sender = cluster.start(1, 0, &format!("post-some {} {MESSAGES}", cluster.slot(2, 0).0));
+    sender.endpoint();
+    sender.ends_well();
+    // Either the messages have arrived and are known to have, or the successors carry them: once in both cases.
+    for victims in [&[0, 1][..], &[0][..], &[1][..]] {
+        let pids = cluster.proxies_up();
+        for victim in victims {
+            cluster.signal(pids[*victim], Signal::KILL);
+        }
+    }
+    receiver.hears("took all", LONG);
+    for pid in cluster.proxies_up() {
+        cluster.signal(pid, Signal::KILL);
+    }
+    cluster.proxies_up();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(receiver.reports_so_far(), Vec::<String>::new(), "something came twice");
 }

@@ -82,6 +82,8 @@ pub fn play() {
         "mute" => mute(life, number(1)),
         "idle" => idle(&life),
         "call" => call(life, slot(1)),
+        "post-some" => post_some(life, slot(1), number(2)),
+        "take-some" => take_some(life, number(1)),
         "wait-for" => wait_for(life, slot(1)),
         "stream-out" => stream::send(life, slot(1), number(2), number(3)),
         "stream-in" => stream::receive(life, number(1), number(2)),
@@ -202,5 +204,34 @@ fn wait_for(life: Life, slot: Slot) {
     match me.receive(From::Endpoint(source), AFTER) {
         Ok(delivery) => report(format_args!("{:?}", delivery.what())),
         Err(why) => report(format_args!("{why:?}")),
+    }
+}
+
+/// Posts so many and ends.
+fn post_some(life: Life, slot: Slot, count: u64) {
+    let Life { mut me, .. } = life;
+    let to = find(&mut me, slot);
+    for n in 0..count {
+        me.post_all(to, Message::new(n as u32), AFTER).unwrap_or_else(|why| panic!("message {n}: {why}"));
+    }
+}
+
+/// Takes so many, in order, of somebody who ends then; reports whatever comes afterwards, until its input ends.
+fn take_some(life: Life, count: u64) {
+    let Life { mut me, .. } = life;
+    let mut last = me.whoami();
+    for n in 0..count {
+        let delivery = me.receive(From::Any, AFTER).expect("a message");
+        assert_eq!(u64::from(delivery.kind()), n);
+        last = delivery.source();
+    }
+    assert_eq!(me.receive(From::Endpoint(last), AFTER).map(|d| d.kind()), Err(dvk::ReceiveError::DeadSource));
+    report("took all");
+    loop {
+        match me.receive(From::Any, AFTER) {
+            Ok(delivery) => report(format_args!("again: {delivery:?}")),
+            Err(dvk::ReceiveError::TimedOut) => {}
+            Err(why) => panic!("{why}"),
+        }
     }
 }

@@ -29,5 +29,8 @@ fn describe(ledger: &Ledger, source: Endpoint, destination: Endpoint, number: us
     let life = if ledger.is_alive(source) { "lives" } else { "is dead" };
     let stream = &ledger.streams[&(source, destination)];
     let (count, next) = (stream.sent.len(), stream.next);
-    format!("{source} ({life}) to {destination} number {number} of {count}, {:?}, never arrived; next is {next}", sent.fate)
+    format!(
+        "{source} ({life}) to {destination} number {number} of {count}, {:?}, never arrived; next is {next}",
+        sent.fate
+    )
 }

@@ -5,7 +5,8 @@ use abi::Endpoint;
 use crate::ledger::Ledger;
 
 pub fn received(raised: u32, bits: u32, source: Endpoint, me: Endpoint) -> Option<String> {
-    (bits & !raised != 0).then(|| format!("{me} received bits {bits:#x} of {source}, raised were {raised:#x}"))
+    (bits & !raised != 0)
+        .then(|| format!("{me} received bits {bits:#x} of {source}, raised were {raised:#x}"))
 }
 
 /// Between two that live, everything raised was received in the end.

@@ -100,7 +100,9 @@ impl Net {
 
     /// Gives all back that was between two nodes, then tells both, each in its own time; tries again later.
     pub(super) fn end_session(&mut self, one: NodeId, other: NodeId) {
-        let Some(session) = self.links.get_mut(&ends(one, other)).and_then(|l| l.session.take()) else { return };
+        let Some(session) = self.links.get_mut(&ends(one, other)).and_then(|l| l.session.take()) else {
+            return;
+        };
         let mut told = [Vec::new(), Vec::new()];
         for (n, from, to) in [(0, one, other), (1, other, one)] {
             let way = self.way(from, to);

@@ -126,7 +126,8 @@ impl Body {
             (Verb::Notify(_), false) => "notify, remote",
         });
         // Upwards only, so that no two wait for one another for ever.
-        let limit = if to.slot > self.me.slot && scene.dice.one_in(2) { Limit::Forever } else { self.short(scene) };
+        let limit =
+            if to.slot > self.me.slot && scene.dice.one_in(2) { Limit::Forever } else { self.short(scene) };
         let limit = if matches!(verb, Verb::Post | Verb::Notify(_)) { Limit::Forever } else { limit };
         match self.core.find(to) {
             Some(index) => {
@@ -189,7 +190,14 @@ impl Body {
         self.think(scene)
     }
 
-    fn speak(&mut self, scene: &mut Scene<'_>, index: PeerIndex, to: Endpoint, verb: Verb, limit: Limit) -> Next {
+    fn speak(
+        &mut self,
+        scene: &mut Scene<'_>,
+        index: PeerIndex,
+        to: Endpoint,
+        verb: Verb,
+        limit: Limit,
+    ) -> Next {
         match verb {
             Verb::Notify(bits) => {
                 if self.core.notify(index, bits) {
@@ -207,7 +215,8 @@ impl Body {
     }
 
     fn post(&mut self, scene: &mut Scene<'_>, index: PeerIndex, to: Endpoint) -> Next {
-        let burst = if scene.dice.one_in(12) { scene.dice.between(20, 300) } else { scene.dice.between(1, 6) };
+        let burst =
+            if scene.dice.one_in(12) { scene.dice.between(20, 300) } else { scene.dice.between(1, 6) };
         for _ in 0..burst {
             let number = scene.ledger.next_number(self.me, to);
             let message = self.message(scene, to, number);
@@ -225,7 +234,11 @@ impl Body {
                 }
                 Err(PostError::DeadDestination) => {
                     scene.ledger.told_dead.insert(to);
-                    scene.row(if node_of(to) == node_of(self.me) { "post to a dead one, local" } else { "post to a dead one, remote" });
+                    scene.row(if node_of(to) == node_of(self.me) {
+                        "post to a dead one, local"
+                    } else {
+                        "post to a dead one, remote"
+                    });
                     break;
                 }
                 Err(PostError::Corrupt(why)) => {
@@ -247,7 +260,12 @@ impl Body {
                 self.wait(scene, On::Sent { sent, to, number }, limit, Some(index))
             }
             Err(why) => {
-                self.not_started(scene, to, why == SendError::DeadDestination, matches!(why, SendError::Corrupt(_)));
+                self.not_started(
+                    scene,
+                    to,
+                    why == SendError::DeadDestination,
+                    matches!(why, SendError::Corrupt(_)),
+                );
                 self.think(scene)
             }
         }

@@ -33,7 +33,13 @@ enum Found {
 }
 
 impl Body {
-    pub(super) fn wait(&mut self, scene: &mut Scene<'_>, on: On, limit: Limit, index: Option<PeerIndex>) -> Next {
+    pub(super) fn wait(
+        &mut self,
+        scene: &mut Scene<'_>,
+        on: On,
+        limit: Limit,
+        index: Option<PeerIndex>,
+    ) -> Next {
         if let (Some(index), true) = (index, self.spins > 0) {
             self.core.attend_to(index);
         }
@@ -123,7 +129,8 @@ impl Body {
             }
             On::Sent { sent, .. } => {
                 let done = core.poll_sent(sent);
-                done.or_else(|| if look == Look::Quick { None } else { core.poll_sent_end(sent) }).map(Found::Sent)
+                done.or_else(|| if look == Look::Quick { None } else { core.poll_sent_end(sent) })
+                    .map(Found::Sent)
             }
             On::Call { call, .. } => {
                 if let Some(done) = core.poll_call(call, &mut hands) {
@@ -154,7 +161,11 @@ impl Body {
             (_, Found::Got(delivery)) => self.got(scene, delivery),
             (On::From { source }, Found::Received(ReceiveError::DeadSource)) => {
                 scene.ledger.told_dead.insert(source);
-                scene.row(if self.is_near(source) { "receive: DeadSource, local" } else { "receive: DeadSource, remote" });
+                scene.row(if self.is_near(source) {
+                    "receive: DeadSource, local"
+                } else {
+                    "receive: DeadSource, remote"
+                });
             }
             (_, Found::Received(why)) => {
                 if matches!(why, ReceiveError::Corrupt(_)) {
@@ -218,7 +229,9 @@ impl Body {
             Err(SendrecError::WouldBlock) => ("sendrec: WouldBlock", Fate::Withdrawn),
             Err(SendrecError::TimedOutTaken) => ("sendrec: TimedOutTaken", Fate::Taken),
             Err(SendrecError::TimedOutUnknown) => ("sendrec: TimedOutUnknown", Fate::Unknown),
-            Err(SendrecError::DeadDestination) if near => ("sendrec: DeadDestination, local", Fate::NotDelivered),
+            Err(SendrecError::DeadDestination) if near => {
+                ("sendrec: DeadDestination, local", Fate::NotDelivered)
+            }
             Err(SendrecError::DeadDestination) => ("sendrec: DeadDestination, remote", Fate::NotDelivered),
             Err(SendrecError::DeadSource) if near => ("sendrec: DeadSource, local", Fate::Taken),
             Err(SendrecError::DeadSource) => ("sendrec: DeadSource, remote", Fate::Taken),
@@ -245,7 +258,8 @@ impl Body {
         let what = format!("call {number} of {} to {to}", self.me);
         let inline = reply.inline();
         let (asked, value) = (word(inline, 0), word(inline, 8));
-        let published = scene.ledger.stream(self.me, to).sent.get(number as usize).and_then(|sent| sent.replied);
+        let published =
+            scene.ledger.stream(self.me, to).sent.get(number as usize).and_then(|sent| sent.replied);
         scene.ledger.find("replies", replies::received(published.filter(|_| asked == number), value, &what));
         let len = u32::from_le_bytes(inline.get(16..20).and_then(|b| b.try_into().ok()).unwrap_or_default());
         let view = reply.take_view();
@@ -270,7 +284,11 @@ impl Body {
         let what = format!("{source} to {} number {number}", self.me);
         scene.ledger.find("payload", payload::read(&wanted, rest, "inline", &what));
         if !scene.ledger.is_alive(source) {
-            scene.row(if self.is_near(source) { "delivered from a dead sender, local" } else { "delivered from a dead sender, remote" });
+            scene.row(if self.is_near(source) {
+                "delivered from a dead sender, local"
+            } else {
+                "delivered from a dead sender, remote"
+            });
         }
         if let What::Request { call } = delivery.what() {
             self.owed.push_back(Owed { client: source, call, number });
@@ -316,7 +334,13 @@ impl Body {
         }
     }
 
-    pub(super) fn withdrawing(&mut self, scene: &mut Scene<'_>, on: On, limit: Limit, bound: fabric::Time) -> Next {
+    pub(super) fn withdrawing(
+        &mut self,
+        scene: &mut Scene<'_>,
+        on: On,
+        limit: Limit,
+        bound: fabric::Time,
+    ) -> Next {
         let last = scene.now >= bound;
         let mut hands = Body::hands(&mut self.home, self.conn, scene);
         match on {

@@ -66,7 +66,11 @@ impl World {
                 home.proxy = Some(proxy);
                 let started = Input::ProxyStarted { proxy: PROXY, pid: 1, token };
                 home.site.step(self.now, started);
-                self.trace.note(self.now, id, format_args!("proxy {life} starts, incarnation {}", incarnation.0));
+                self.trace.note(
+                    self.now,
+                    id,
+                    format_args!("proxy {life} starts, incarnation {}", incarnation.0),
+                );
                 self.rouse_proxy(node);
             }
             Outward::KillProxy => self.kill_proxy(node),
@@ -112,7 +116,8 @@ impl World {
 
     pub(super) fn look(&mut self, node: usize, life: u64, plan: u64) {
         let home = &mut self.homes[node];
-        let Some(proxy) = home.proxy.as_mut().filter(|p| p.life == life && home.look == plan && !p.frozen) else {
+        let Some(proxy) = home.proxy.as_mut().filter(|p| p.life == life && home.look == plan && !p.frozen)
+        else {
             return;
         };
         let by_itself = std::mem::take(&mut proxy.asleep) && !proxy.is_rung();
@@ -145,7 +150,10 @@ impl World {
         match proxy.hear(heard) {
             Ok(()) => self.rouse_proxy(node),
             Err(why) => {
-                self.ledger.find("nonsense", Some(format!("the proxy of node {id} cannot follow its daemon: {why}")));
+                self.ledger.find(
+                    "nonsense",
+                    Some(format!("the proxy of node {id} cannot follow its daemon: {why}")),
+                );
             }
         }
     }

@@ -11,7 +11,8 @@ impl World {
         if self.ledger.findings.is_empty() {
             self.ask_all();
         }
-        let messages = self.ledger.streams.values().map(|s| s.sent.iter().filter(|m| m.delivered).count() as u64).sum();
+        let messages =
+            self.ledger.streams.values().map(|s| s.sent.iter().filter(|m| m.delivered).count() as u64).sum();
         Outcome {
             hash: self.trace.hash(),
             findings: self.ledger.findings,
