@@ -50,16 +50,19 @@ pub struct Head {
 }
 
 /// The lap that the slot of `sequence` carries: never 0, so that fresh memory is no message, also after it has wrapped.
+#[inline]
 pub const fn lap(sequence: u64) -> u32 {
     ((sequence / LANE_SLOTS) % u32::MAX as u64) as u32 + 1
 }
 
 impl Head {
+    #[inline]
     pub const fn to_word(self) -> u64 {
         self.lap as u64 | (self.kind as u64) << 32 | (self.flags as u64) << 40 | (self.len as u64) << 48
     }
 
     /// The claim of word 0, checked: a known kind, known flags, a length that fits the body.
+    #[inline]
     pub const fn from_word(word: u64) -> Result<Self, Corrupt> {
         let kind = match (word >> 32) as u8 {
             1 => Kind::Post,
@@ -79,6 +82,7 @@ impl Head {
         Ok(Head { lap: word as u32, kind, flags, len })
     }
 
+    #[inline]
     pub const fn has(self, flag: u8) -> bool {
         self.flags & flag != 0
     }
@@ -96,6 +100,7 @@ pub struct SlotCopy {
 }
 
 impl SlotCopy {
+    #[inline]
     pub fn to_words(&self) -> [u64; WORDS] {
         let mut words = [0; WORDS];
         words[0] = self.head.to_word();
@@ -106,6 +111,7 @@ impl SlotCopy {
         words
     }
 
+    #[inline]
     pub fn from_words(words: &[u64; WORDS]) -> Result<Self, Corrupt> {
         let mut body = [0; BODY_WORDS];
         body.copy_from_slice(&words[4..]);
@@ -120,6 +126,7 @@ impl SlotCopy {
     }
 
     /// The descriptor at the start of the body, when the head says there is one.
+    #[inline]
     pub fn claim(&self) -> Option<Claim> {
         self.head.has(EXTENT).then(|| Claim::from_words([self.body[0], self.body[1], self.body[2]]))
     }
@@ -129,6 +136,7 @@ impl SlotCopy {
     }
 
     /// Copies the inline bytes (without the descriptor) to the front of `out`; returns how many.
+    #[inline]
     pub fn inline_into(&self, out: &mut [u8; INLINE_BYTES_MAX]) -> usize {
         let from = if self.head.has(EXTENT) { 3 } else { 0 };
         for (word, bytes) in self.body[from..].iter().zip(out.chunks_exact_mut(8)) {
@@ -138,6 +146,7 @@ impl SlotCopy {
     }
 
     /// Puts `bytes` after the descriptor, if the head has one, and sets the length. `bytes` must fit: see `limits`.
+    #[inline]
     pub fn set_inline(&mut self, bytes: &[u8]) {
         let from = if self.head.has(EXTENT) { 3 } else { 0 };
         let room = (BODY_WORDS - from) * 8;

@@ -372,6 +372,9 @@ impl Binding {
         let accepts = Accepts { notifications, attend: self.wait != Wait::Block };
         let deadline = deadline_of(timeout);
         let found = self.wait_on(None, deadline, |core, daemon, look| {
+            if look == Look::Quick && core.is_quiet() {
+                return None;
+            }
             let polled = match from {
                 From::Any => core.poll_any(accepts, daemon),
                 From::Endpoint(source) => match core.poll_from(source, accepts, daemon) {

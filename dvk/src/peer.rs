@@ -134,6 +134,12 @@ impl Peer {
         valid && !self.stalled && self.reader.is_pending(&self.side)
     }
 
+    /// Whether the peer has ended with slots of its lane that were not taken: they are here, or come by a proxy's
+    /// successor.
+    pub(crate) fn awaits_more(&self) -> bool {
+        matches!(self.end, Some(End::Dead { slots }) if self.reader.next() < slots)
+    }
+
     /// Whether the peer has raised bits that were not seen. A dead notifier's bits are cleared.
     #[inline]
     pub(crate) fn has_bits(&self) -> bool {

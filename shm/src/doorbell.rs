@@ -38,6 +38,7 @@ impl Doorbells {
         Doorbells::new(OwnWords::heap(COUNT * WORDS))
     }
 
+    #[inline]
     fn cell(&self, doorbell: usize, word: usize) -> &AtomicU64 {
         assert!(doorbell < COUNT, "doorbell {doorbell} of {COUNT}");
         self.words.cell(doorbell * WORDS + word)

@@ -411,6 +411,16 @@ mod tests {
     }
 
     #[test]
+    fn a_mirrored_slot_is_skipped_once_it_is_marked_and_only_in_its_lap() {
+        let (mirror, mine, _writer) = lane(2);
+        mirror.mark_withdrawn(0);
+        mirror.mark_withdrawn(1 + LANE_SLOTS);
+        let mut reader = LaneReader::default();
+        assert!(matches!(reader.take(&mine, &mirror.as_peer(), SOURCE), Ok(Take::Skipped(_))));
+        assert!(matches!(reader.take(&mine, &mirror.as_peer(), SOURCE), Ok(Take::Message(_))));
+    }
+
+    #[test]
     fn fresh_memory_is_no_message_where_the_lap_wraps() {
         let wraps = LANE_SLOTS * u64::from(u32::MAX);
         for sequence in [0, LANE_SLOTS - 1, wraps - 1, wraps, wraps + LANE_SLOTS] {

@@ -47,6 +47,7 @@ impl OwnSide {
         self.words.store(side::ATTENDING, on as u64, Ordering::Relaxed);
     }
 
+    #[inline]
     pub fn set_calling(&self, call: u32) {
         // Relaxed: read by a peer that is about to sleep, after its fence; see `deadlock`.
         self.words.store(side::CALLING, call as u64, Ordering::Relaxed);

@@ -11,9 +11,9 @@ use abi::slot::{BODY_WORDS, Kind, SlotCopy, WITHDRAWABLE, WORDS};
 use abi::{DcId, Endpoint, Generation, Slot, doorbell, side};
 use loom::thread;
 use shm::doorbell::{Doorbells, Wake};
-use shm::lane::{LaneReader, LaneWriter, Take, Withdrawal, flags_now, head, look_again};
+use shm::lane::{LaneReader, LaneWriter, Take, Withdrawal, head, look_again};
 use shm::returns::{Returns, give};
-use shm::side::OwnSide;
+use shm::side::{Mirrored, OwnSide, PeerSide};
 use shm::sync::{AtomicU64, Ordering, relax};
 use shm::words::OwnWords;
 use shm::{notify, reply};
@@ -23,10 +23,24 @@ const SOURCE: Endpoint = Endpoint::new(DcId(1), Slot(3), Generation(9));
 const READER: Range<usize> = side::CONSUMED..side::OUTCOME + 1;
 const LANE: Range<usize> = side::LANE..side::WORDS;
 const ATTENDING: Range<usize> = side::ATTENDING..side::ATTENDING + 1;
+const RAISES: Range<usize> = side::RAISES..side::RAISED + side::RAISED_WORDS;
+const REPLIES: Range<usize> = side::REPLIES..side::REPLIES + 2 * WORDS;
+const RETURNS_TAIL: Range<usize> = side::RETURNS_TAIL..side::RETURNS_TAIL + 1;
+const WANTS: Range<usize> = side::WANTS_RETURNS..side::WANTS_RETURNS + 1;
 const ONE_BIT: Range<usize> = doorbell::BITS..doorbell::BITS + 1;
 
-fn model(f: impl Fn() + Sync + Send + 'static) {
-    model_within(2, f);
+/// Which of two threads is started first. Loom looks for other orders where a store meets the *last* access before it; a
+/// thread that loads its own word before it stores hides there what others have read. Starting with either finds both.
+#[derive(Clone, Copy, PartialEq)]
+enum First {
+    One,
+    Other,
+}
+
+fn model(f: impl Fn(First) + Copy + Sync + Send + 'static) {
+    for first in [First::One, First::Other] {
+        model_within(2, move || f(first));
+    }
 }
 
 /// No more preemptions than `most`, nor than the environment says.
@@ -35,6 +49,25 @@ fn model_within(most: usize, f: impl Fn() + Sync + Send + 'static) {
     builder.max_branches = 10_000;
     builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(most).min(most));
     builder.check(f);
+}
+
+/// Two threads side by side, to their ends.
+fn beside<A: 'static, B: 'static>(
+    first: First,
+    one: impl FnOnce() -> A + 'static,
+    other: impl FnOnce() -> B + 'static,
+) -> (A, B) {
+    let (one, other) = match first {
+        First::One => {
+            let one = thread::spawn(one);
+            (one, thread::spawn(other))
+        }
+        First::Other => {
+            let other = thread::spawn(other);
+            (thread::spawn(one), other)
+        }
+    };
+    (one.join().unwrap(), other.join().unwrap())
 }
 
 fn own(used: &[Range<usize>]) -> OwnSide {
@@ -65,10 +98,10 @@ fn publish_and_knock(own: &OwnSide, far: &OwnSide, bells: &Doorbells) -> Wake {
 
 #[test]
 fn a_lane_that_wraps_delivers_every_slot_whole_and_in_order() {
-    model(|| {
+    model(|first| {
         let (a, b, looked) = (own(&[LANE]), own(&[READER]), Arc::new(AtomicU64::new(0)));
         let (source, far, seen) = (a.as_peer(), b.as_peer(), looked.clone());
-        let sender = thread::spawn(move || {
+        let send = move || {
             let mut writer = LaneWriter::default();
             for payload in 0..3 {
                 while !writer.has_room(&far).unwrap() {
@@ -81,109 +114,144 @@ fn a_lane_that_wraps_delivers_every_slot_whole_and_in_order() {
                 );
                 writer.publish(&a, &mut message(Kind::Post, 0, payload));
             }
-        });
-        let mut reader = LaneReader::default();
-        while reader.next() < 3 {
-            let next = reader.next();
-            // Relaxed: what is tested is that the counter orders it.
-            looked.store(next + 1, Ordering::Relaxed);
-            match reader.take(&b, &source, SOURCE).unwrap() {
-                Take::Message(slot) => assert_eq!((slot.sequence, slot.body), (next, [next; BODY_WORDS])),
-                Take::Skipped(_) => panic!("nothing was withdrawn"),
-                Take::Empty => relax(),
+        };
+        let receive = move || {
+            let mut reader = LaneReader::default();
+            while reader.next() < 3 {
+                let next = reader.next();
+                // Relaxed: what is tested is that the counter orders it.
+                looked.store(next + 1, Ordering::Relaxed);
+                match reader.take(&b, &source, SOURCE).unwrap() {
+                    Take::Message(slot) => assert_eq!((slot.sequence, slot.body), (next, [next; BODY_WORDS])),
+                    Take::Skipped(_) => panic!("nothing was withdrawn"),
+                    Take::Empty => relax(),
+                }
             }
-        }
-        sender.join().unwrap();
+        };
+        beside(first, send, receive);
     });
 }
 
-/// The receiver takes one slot while its sender withdraws it; asked again afterwards, both say the same.
+/// What a sender is told while its receiver takes, against what it is told when all is quiet.
+fn check_withdrawal(consumed: bool, told: Withdrawal, then: Withdrawal, delivered: bool) {
+    assert!(!consumed || told != Withdrawal::Undecided, "consumed, so its outcome is there");
+    assert_eq!(then, if delivered { Withdrawal::Taken } else { Withdrawal::Withdrawn });
+    assert!(told == then || told == Withdrawal::Undecided, "{told:?}, then {then:?}");
+}
+
 #[test]
 fn a_slot_is_withdrawn_or_taken_and_both_ends_agree() {
-    model(|| {
+    model(|first| {
         let (a, b) = (own(&[LANE]), own(&[READER]));
         let mut writer = LaneWriter::default();
         writer.publish(&a, &mut message(Kind::Send, WITHDRAWABLE, 7));
-        let (source, far) = (a.as_peer(), b.as_peer());
-        let receiver = thread::spawn(move || LaneReader::default().take(&b, &source, SOURCE).unwrap());
-        let consumed = far.consumed() > 0;
-        let first = writer.withdraw(&a, &far, 0).unwrap();
-        assert!(!consumed || first != Withdrawal::Undecided, "consumed, so its outcome is there");
-        let took = receiver.join().unwrap();
-        let then = writer.withdraw(&a, &far, 0).unwrap();
-        match took {
-            Take::Message(_) => assert_eq!(then, Withdrawal::Taken),
-            Take::Skipped(_) => assert_eq!(then, Withdrawal::Withdrawn),
-            Take::Empty => panic!("it was published"),
-        }
-        assert!(first == then || first == Withdrawal::Undecided, "{first:?}, then {then:?}");
+        let (source, far, sender, mut again) = (a.as_peer(), b.as_peer(), a.clone(), writer);
+        let withdraw = {
+            let far = far.clone();
+            move || (far.consumed() > 0, writer.withdraw(&sender, &far, 0).unwrap())
+        };
+        let take = move || LaneReader::default().take(&b, &source, SOURCE).unwrap();
+        let ((consumed, told), took) = beside(first, withdraw, take);
+        let then = again.withdraw(&a, &far, 0).unwrap();
+        check_withdrawal(consumed, told, then, matches!(took, Take::Message(_)));
     });
 }
 
 /// The mark is the last word written, so it is the one that must bring the body.
 #[test]
 fn a_slot_that_is_withdrawn_as_soon_as_it_is_published_is_whole() {
-    model(|| {
+    model(|first| {
         let (a, b) = (own(&[LANE]), own(&[READER]));
         let (source, far) = (a.as_peer(), b.as_peer());
-        let sender = thread::spawn(move || {
+        let send = move || {
             let mut writer = LaneWriter::default();
             let sequence = writer.publish(&a, &mut message(Kind::Send, WITHDRAWABLE, 7));
             writer.withdraw(&a, &far, sequence).unwrap()
-        });
-        let took = LaneReader::default().take(&b, &source, SOURCE).unwrap();
-        let first = sender.join().unwrap();
+        };
+        let take = move || LaneReader::default().take(&b, &source, SOURCE).unwrap();
+        let (told, took) = beside(first, send, take);
         match took {
-            Take::Message(slot) => assert!(slot.body == [7; BODY_WORDS] && first != Withdrawal::Withdrawn),
-            Take::Skipped(slot) => assert!(slot.body == [7; BODY_WORDS] && first != Withdrawal::Taken),
-            Take::Empty => assert_eq!(first, Withdrawal::Withdrawn),
+            Take::Message(slot) => assert!(slot.body == [7; BODY_WORDS] && told != Withdrawal::Withdrawn),
+            Take::Skipped(slot) => assert!(slot.body == [7; BODY_WORDS] && told != Withdrawal::Taken),
+            Take::Empty => assert_eq!(told, Withdrawal::Withdrawn),
         }
     });
 }
 
-/// As above, with a courier between the two: what has left is never withdrawn for certain and yet delivered.
+const CARRIED: [Range<usize>; 2] = [side::CONSUMED..side::REPLY_TAKEN + 1, side::GAVE_UP..side::GAVE_UP + 1];
+
+/// With a courier between the two: what has left is never withdrawn for certain and yet delivered.
 #[test]
 fn a_slot_that_a_courier_carries_is_withdrawn_or_taken_and_both_ends_agree() {
-    let words = side::CONSUMED..side::REPLY_TAKEN + 1;
-    let gave_up = side::GAVE_UP..side::GAVE_UP + 1;
-    model(move || {
-        let words = || own(&[words.clone(), gave_up.clone()]);
-        let (a, back, mirror, b) = (own(&[LANE]), words(), own(&[LANE]), words());
+    model(|first| {
+        let (a, back, mirror, b) = (own(&[LANE]), own(&CARRIED), own(&[LANE]), own(&CARRIED));
         let mut writer = LaneWriter::default();
         writer.publish(&a, &mut message(Kind::Send, WITHDRAWABLE, 7));
-        let (source, far) = (a.as_peer(), back.as_peer());
-        let courier = thread::spawn(move || {
+        let (source, far, sender, mut again) = (a.as_peer(), back.as_peer(), a.clone(), writer);
+        let withdraw = {
+            let far = far.clone();
+            move || (far.consumed() > 0, writer.withdraw(&sender, &far, 0).unwrap())
+        };
+        let carry = move || {
             back.set_taking(1);
             look_again();
             mirror.publish_mirrored(&LaneReader::peek(&source, 0, SOURCE).unwrap().unwrap());
-            if flags_now(&source, 0) & abi::slot::WITHDRAWN != 0 {
-                mirror.mark_withdrawn(0);
-            }
             let took = LaneReader::default().take(&b, &mirror.as_peer(), SOURCE).unwrap();
             back.mirror(&b.as_peer().mirrored());
             matches!(took, Take::Message(_))
-        });
-        let consumed = far.consumed() > 0;
-        let first = writer.withdraw(&a, &far, 0).unwrap();
-        assert!(!consumed || first != Withdrawal::Undecided, "consumed, so its outcome is there");
-        let delivered = courier.join().unwrap();
-        let then = writer.withdraw(&a, &far, 0).unwrap();
-        assert_eq!(then, if delivered { Withdrawal::Taken } else { Withdrawal::Withdrawn });
-        assert!(first == then || first == Withdrawal::Undecided, "{first:?}, then {then:?}");
+        };
+        let ((consumed, told), delivered) = beside(first, withdraw, carry);
+        let then = again.withdraw(&a, &far, 0).unwrap();
+        check_withdrawal(consumed, told, then, delivered);
+    });
+}
+
+/// The courier has sent a slot and finds the mark later, while the receiver takes what was sent.
+#[test]
+fn a_mark_that_comes_after_the_slot_is_obeyed_or_too_late() {
+    model(|first| {
+        let (mirror, b) = (own(&[LANE]), own(&[READER]));
+        LaneWriter::default().publish(&mirror, &mut message(Kind::Send, WITHDRAWABLE, 7));
+        let (source, receiver) = (mirror.as_peer(), b.clone());
+        let mark = move || mirror.mark_withdrawn(0);
+        let take = move || LaneReader::default().take(&receiver, &source, SOURCE).unwrap();
+        let ((), took) = beside(first, mark, take);
+        let delivered = matches!(took, Take::Message(_));
+        assert_eq!(b.as_peer().outcome(), if delivered { 3 } else { 2 }, "the outcome says what was done");
+    });
+}
+
+#[test]
+fn a_mirrored_counter_brings_its_outcome() {
+    model(|first| {
+        let back = own(&CARRIED);
+        let far = back.as_peer();
+        let carry = move || {
+            for slot in 1..3 {
+                back.mirror(&Mirrored { consumed: slot, outcome: slot * 2 + 1, ..Mirrored::default() });
+            }
+        };
+        let look = move || {
+            let consumed = far.consumed();
+            assert!(consumed == 0 || far.outcome() > consumed * 2, "counted, and not told how it ended");
+        };
+        beside(first, carry, look);
     });
 }
 
 #[test]
 fn a_receiver_that_stops_attending_does_not_sleep_over_a_message() {
-    model(|| {
+    model(|first| {
         let (a, b, bells) = (own(&[LANE]), own(&[ATTENDING]), bells());
         b.set_attending(true);
         let (source, far, ring) = (a.as_peer(), b.clone(), bells.clone());
-        let sender = thread::spawn(move || publish_and_knock(&a, &far, &ring));
-        b.set_attending(false);
-        look_again();
-        let asleep = would_sleep(&bells, || LaneReader::default().is_pending(&source));
-        let wake = sender.join().unwrap();
+        let send = move || publish_and_knock(&a, &far, &ring);
+        let stop = move || {
+            b.set_attending(false);
+            look_again();
+            would_sleep(&bells, || LaneReader::default().is_pending(&source))
+        };
+        let (wake, asleep) = beside(first, send, stop);
         assert!(!asleep || wake == Wake::Futex, "asleep, a message there, and nobody woken");
     });
 }
@@ -191,26 +259,37 @@ fn a_receiver_that_stops_attending_does_not_sleep_over_a_message() {
 /// A lane that is not attended is looked at only when the doorbell hints at it.
 #[test]
 fn a_receiver_that_is_not_attending_does_not_sleep_over_a_hint() {
-    model(|| {
+    model(|first| {
         let (a, b, bells) = (own(&[LANE]), own(&[ATTENDING]), bells());
         let (source, ring) = (a.as_peer(), bells.clone());
-        let sender = thread::spawn(move || publish_and_knock(&a, &b, &ring));
-        let asleep = would_sleep(&bells, || {
-            let mut found = false;
-            if bells.has_hints(0) {
-                bells.drain(0, |_| found = LaneReader::default().is_pending(&source));
-                assert!(found, "who hints has published");
-            }
-            found
-        });
-        let wake = sender.join().unwrap();
+        let send = move || publish_and_knock(&a, &b, &ring);
+        let doze = move || would_sleep(&bells, || hinted(&bells, &source));
+        let (wake, asleep) = beside(first, send, doze);
         assert!(!asleep || wake == Wake::Futex, "asleep, a hint there, and nobody woken");
     });
 }
 
 #[test]
+fn a_hint_that_is_seen_awake_brings_what_was_published_before_it() {
+    model(|first| {
+        let (a, b, bells) = (own(&[LANE]), own(&[ATTENDING]), bells());
+        let (source, ring) = (a.as_peer(), bells.clone());
+        beside(first, move || publish_and_knock(&a, &b, &ring), move || hinted(&bells, &source));
+    });
+}
+
+fn hinted(bells: &Doorbells, source: &PeerSide) -> bool {
+    let mut found = false;
+    if bells.has_hints(0) {
+        bells.drain(0, |_| found = LaneReader::default().is_pending(source));
+        assert!(found, "who hints has published");
+    }
+    found
+}
+
+#[test]
 fn of_two_ringers_every_bit_is_drained_and_one_wakes_the_sleeper() {
-    model(|| {
+    model(|_| {
         let bells = bells();
         let ringers = [1, 2].map(|bit| {
             let bells = bells.clone();
@@ -229,36 +308,41 @@ fn of_two_ringers_every_bit_is_drained_and_one_wakes_the_sleeper() {
 
 #[test]
 fn a_pull_that_is_rung_for_is_seen_or_wakes() {
-    model(|| {
+    model(|first| {
         let bells = bells();
         let ring = bells.clone();
-        let daemon = thread::spawn(move || ring.ring_for_pull(0));
-        let asleep = would_sleep(&bells, || bells.pulls(0) != 0);
-        assert!(!asleep || daemon.join().unwrap() == Wake::Futex);
+        let sleep = move || would_sleep(&bells, || bells.pulls(0) != 0);
+        let (wake, asleep) = beside(first, move || ring.ring_for_pull(0), sleep);
+        assert!(!asleep || wake == Wake::Futex);
     });
 }
 
 /// What was written before a raise is there when its bit is; a raise that was counted is handed out.
 #[test]
 fn a_raise_is_never_lost_and_brings_what_was_written_before_it() {
-    model(|| {
-        let raised = side::RAISES..side::RAISED + side::RAISED_WORDS;
-        let (a, b) = (own(&[raised]), own(&[side::SEEN..side::SEEN + side::RAISED_WORDS]));
+    model(|first| {
+        let (a, b) = (own(&[RAISES]), own(&[side::SEEN..side::SEEN + side::RAISED_WORDS]));
         let written = Arc::new(AtomicU64::new(0));
-        let (source, data) = (a.as_peer(), written.clone());
-        let raiser = thread::spawn(move || {
+        let (source, receiver, data) = (a.as_peer(), b.clone(), written.clone());
+        let raise = move || {
             for raise in 1..3 {
                 // Relaxed: what is tested is that the raise orders it.
                 data.store(raise, Ordering::Relaxed);
                 notify::raise(&a, 1);
             }
-        });
-        let counted = notify::raises(&source);
-        let first = notify::take(&b, &source);
-        let seen = b.words().load(side::SEEN, Ordering::Relaxed);
-        assert!(seen >= counted && (first == 1) == (seen > 0));
-        assert!(written.load(Ordering::Relaxed) >= seen, "the bit is there, its cause is not");
-        raiser.join().unwrap();
+        };
+        let look = {
+            let source = source.clone();
+            move || {
+                let counted = notify::raises(&source);
+                let bits = notify::take(&receiver, &source);
+                let seen = receiver.words().load(side::SEEN, Ordering::Relaxed);
+                assert!(seen >= counted && (bits == 1) == (seen > 0), "counted {counted}, seen {seen}");
+                assert!(written.load(Ordering::Relaxed) >= seen, "the bit is there, its cause is not");
+                seen
+            }
+        };
+        let ((), seen) = beside(first, raise, look);
         assert_eq!(notify::take(&b, &source), if seen < 2 { 1 } else { 0 });
         assert_eq!(notify::take(&b, &source), 0);
     });
@@ -266,118 +350,136 @@ fn a_raise_is_never_lost_and_brings_what_was_written_before_it() {
 
 /// What a mirror counts it has, so that a receiver that looks only when the count has changed misses nothing.
 #[test]
-fn a_mirrored_count_is_never_ahead_of_its_counters() {
-    model(|| {
-        let words = || own(&[side::RAISES..side::RAISED + side::RAISED_WORDS]);
-        let (a, mirror) = (words(), words());
-        let (source, mirrored) = (a.as_peer(), mirror.as_peer());
-        let raiser = thread::spawn(move || notify::raise(&a, 1));
-        let courier = thread::spawn(move || {
+fn a_count_is_never_ahead_of_its_counters_at_the_source_or_in_a_mirror() {
+    model(|first| {
+        let (a, mirror) = (own(&[RAISES]), own(&[RAISES]));
+        let source = a.as_peer();
+        let raise = move || {
+            for _ in 0..2 {
+                notify::raise(&a, 1);
+            }
+        };
+        let carry = move || {
             let (count, counters) = notify::counters(&source);
+            assert!(counters[0] >= count, "counted {count}, raised {}", counters[0]);
             notify::mirror(&mirror, count, &counters);
-        });
-        let count = notify::raises(&mirrored);
-        let raised = mirrored.words().load(side::RAISED, Ordering::Relaxed);
-        assert!(raised >= count, "counted {count}, raised {raised}");
-        courier.join().unwrap();
-        raiser.join().unwrap();
+        };
+        beside(first, raise, carry);
+    });
+    model(|first| {
+        let mirror = own(&[RAISES]);
+        let mirrored = mirror.as_peer();
+        // One bit: of each that changes, either value may be read.
+        let mut counters = [0; side::RAISED_WORDS];
+        counters[0] = 1;
+        let carry = move || notify::mirror(&mirror, 1, &counters);
+        let look = move || {
+            let (count, counters) = notify::counters(&mirrored);
+            assert!(counters[0] >= count, "counted {count}, raised {}", counters[0]);
+        };
+        beside(first, carry, look);
     });
 }
 
 /// The client gave up call 1 and makes call 3, whose reply has the same entry, while a courier reads. Every word may be
-/// the old or the new one, which costs; one preemption, of either thread at any word, is enough.
+/// the old or the new one, also without a preemption, and that alone is tens of thousands of ways.
 #[test]
 fn a_reply_that_is_replaced_while_it_is_read_is_whole_or_not_there() {
-    model_within(1, || {
-        let a = own(&[side::REPLIES..side::REPLIES + 2 * WORDS]);
+    model_within(0, || {
+        let a = own(&[REPLIES]);
         let source = a.as_peer();
-        reply::publish(&a, &mut SlotCopy { call: 1, ..message(Kind::Reply, 0, 1) });
-        let server = thread::spawn(move || {
-            reply::publish(&a, &mut SlotCopy { call: 3, ..message(Kind::Reply, 0, 3) })
-        });
-        if let Some(slot) = reply::newest(&source, 0, SOURCE).unwrap() {
-            assert_eq!(slot.body, [u64::from(slot.call); BODY_WORDS]);
-        }
-        server.join().unwrap();
+        answer(&a, 1);
+        let look = {
+            let source = source.clone();
+            move || {
+                if let Some(slot) = reply::newest(&source, 0, SOURCE).unwrap() {
+                    assert_eq!(slot.body, [u64::from(slot.call); BODY_WORDS]);
+                }
+            }
+        };
+        beside(First::One, move || answer(&a, 3), look);
         assert_eq!(reply::read(&source, 3, SOURCE).unwrap().map(|slot| slot.body[0]), Some(3));
     });
 }
 
 #[test]
 fn a_reply_is_whole_when_its_client_sees_it() {
-    model(|| {
-        let a = own(&[side::REPLIES..side::REPLIES + 2 * WORDS]);
+    model(|first| {
+        let a = own(&[REPLIES]);
         let source = a.as_peer();
-        let server = thread::spawn(move || {
-            for call in 1..3 {
-                reply::publish(&a, &mut SlotCopy { call, ..message(Kind::Reply, 0, call.into()) });
+        let look = move || {
+            if let Some(slot) = reply::read(&source, 2, SOURCE).unwrap() {
+                assert_eq!((slot.call, slot.body), (2, [2; BODY_WORDS]));
             }
-        });
-        if let Some(slot) = reply::read(&source, 2, SOURCE).unwrap() {
-            assert_eq!((slot.call, slot.body), (2, [2; BODY_WORDS]));
-        }
-        server.join().unwrap();
+        };
+        beside(first, move || (1..3).for_each(|call| answer(&a, call)), look);
     });
+}
+
+fn answer(own: &OwnSide, call: u32) {
+    reply::publish(own, &mut SlotCopy { call, ..message(Kind::Reply, 0, call.into()) });
 }
 
 #[test]
 fn returned_extents_come_in_order_after_their_last_use() {
-    model(|| {
-        let ring = [side::RETURNS_TAIL..side::RETURNS_TAIL + 1, side::RETURNS..side::RETURNS + 2];
-        let a = own(&ring);
+    model(|first| {
+        let a = own(&[RETURNS_TAIL, side::RETURNS..side::RETURNS + 2]);
         let (far, used) = (a.as_peer(), Arc::new(AtomicU64::new(0)));
         let last_use = used.clone();
-        let giver = thread::spawn(move || {
+        let give_two = move || {
             for token in 1..3 {
                 // Relaxed: what is tested is that giving back orders it.
                 last_use.store(token.into(), Ordering::Relaxed);
                 give(&a, token, 9);
             }
-        });
-        let mut owner = Returns::default();
-        let mut expected = 1;
-        while let Some(back) = owner.next(&far).unwrap() {
-            assert_eq!(back, (expected, 9));
-            assert!(used.load(Ordering::Relaxed) >= u64::from(expected), "given back while still in use");
-            expected += 1;
-        }
-        giver.join().unwrap();
+        };
+        let bring_home = move || {
+            let (mut owner, mut expected) = (Returns::default(), 1);
+            while let Some(back) = owner.next(&far).unwrap() {
+                assert_eq!(back, (expected, 9));
+                assert!(used.load(Ordering::Relaxed) >= u64::from(expected), "given back while still in use");
+                expected += 1;
+            }
+        };
+        beside(first, give_two, bring_home);
     });
 }
 
 #[test]
 fn an_owner_that_waits_for_returns_does_not_sleep_over_one() {
-    model(|| {
-        let ring = [side::RETURNS_TAIL..side::RETURNS_TAIL + 1, side::RETURNS..side::RETURNS + 1];
-        let (a, b, bells) = (own(&ring), own(&[side::WANTS_RETURNS..side::WANTS_RETURNS + 1]), bells());
-        let (far, wants, ring) = (a.as_peer(), b.as_peer(), bells.clone());
-        let giver = thread::spawn(move || {
+    model(|first| {
+        let (a, b) = (own(&[RETURNS_TAIL, side::RETURNS..side::RETURNS + 1]), own(&[WANTS]));
+        let (far, wants, bells) = (a.as_peer(), b.as_peer(), bells());
+        let ring = bells.clone();
+        let give_one = move || {
             give(&a, 5, 9);
             look_again();
             if wants.wants_returns() { ring.ring(0, 3) } else { Wake::Nothing }
-        });
-        b.set_wants_returns(true);
-        look_again();
-        let asleep = would_sleep(&bells, || Returns::default().next(&far).unwrap().is_some());
-        assert!(!asleep || giver.join().unwrap() == Wake::Futex);
+        };
+        let wait = move || {
+            b.set_wants_returns(true);
+            look_again();
+            would_sleep(&bells, || Returns::default().next(&far).unwrap().is_some())
+        };
+        let (wake, asleep) = beside(first, give_one, wait);
+        assert!(!asleep || wake == Wake::Futex);
     });
 }
 
 /// Two that call one another: one of them sees it, or both would wait for ever.
 #[test]
 fn of_two_that_write_and_look_one_sees_the_other() {
-    model(|| {
+    model(|first| {
         let calling = || own(&[side::CALLING..side::CALLING + 1]);
         let (a, b) = (calling(), calling());
+        let call = |own: OwnSide, far: PeerSide| {
+            move || {
+                own.set_calling(1);
+                look_again();
+                far.calling()
+            }
+        };
         let (see_a, see_b) = (a.as_peer(), b.as_peer());
-        let other = thread::spawn(move || {
-            a.set_calling(1);
-            look_again();
-            see_b.calling()
-        });
-        b.set_calling(1);
-        look_again();
-        let seen = see_a.calling();
-        assert!(seen == 1 || other.join().unwrap() == 1);
+        assert_ne!(beside(first, call(a, see_b), call(b, see_a)), (0, 0));
     });
 }

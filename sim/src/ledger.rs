@@ -44,6 +44,9 @@ pub struct Stream {
     pub next: u64,
     /// Bits raised since they were last received.
     pub raised: u32,
+    /// How often each bit was raised and received: received at most once for each time it was raised.
+    pub raises: [u32; 32],
+    pub receipts: [u32; 32],
 }
 
 /// One life of an endpoint.
@@ -61,8 +64,8 @@ pub struct Ledger {
     pub lives: BTreeMap<Endpoint, Life>,
     /// (who says it, of whom, which life): nodes declared dead.
     pub buried: BTreeSet<(NodeId, NodeId, Incarnation)>,
-    /// Endpoints whose end somebody was told of.
-    pub told_dead: BTreeSet<Endpoint>,
+    /// (who was told, of whom): ends.
+    pub told_dead: BTreeSet<(Endpoint, Endpoint)>,
     pub findings: Vec<Finding>,
 }
 
@@ -137,13 +140,16 @@ impl Ledger {
     }
 
     pub fn raised(&mut self, source: Endpoint, destination: Endpoint, bits: u32) {
-        self.stream(source, destination).raised |= bits;
+        let stream = self.stream(source, destination);
+        stream.raised |= bits;
+        (0..32).filter(|bit| bits >> bit & 1 != 0).for_each(|bit| stream.raises[bit] += 1);
     }
 
     pub fn notified(&mut self, source: Endpoint, me: Endpoint, bits: u32) {
         let stream = self.stream(source, me);
-        let raised = stream.raised;
         stream.raised &= !bits;
-        self.find("notifications", invariants::notifications::received(raised, bits, source, me));
+        (0..32).filter(|bit| bits >> bit & 1 != 0).for_each(|bit| stream.receipts[bit] += 1);
+        let found = invariants::notifications::received(stream, source, me);
+        self.find("notifications", found);
     }
 }

@@ -116,6 +116,8 @@ struct Way {
 struct Link {
     cut: bool,
     session: Option<u64>,
+    /// Until both have been told of the last session's end, none begins.
+    quiet_until: Time,
 }
 
 /// What happens by itself, later.
@@ -426,7 +428,9 @@ impl Net {
             let Some(completion) = port.ready.pop_front() else { break };
             match completion {
                 Completion::Up { peer, session, .. } => drop(port.told.insert(peer, session)),
-                Completion::Lost { peer, .. } => drop(port.told.remove(&peer)),
+                Completion::Lost { peer, session } => {
+                    port.told.retain(|id, told| *id != peer || *told != session)
+                }
                 _ => {}
             }
             done.push(completion);

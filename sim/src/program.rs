@@ -51,6 +51,12 @@ impl Scene<'_> {
         *self.calls.entry(what).or_default() += 1;
     }
 
+    /// Somebody was told that an endpoint has ended.
+    pub fn told_dead(&mut self, me: Endpoint, ended: Endpoint) {
+        self.trace.note(self.now, self.site.id, format_args!("{me} is told that {ended} ended"));
+        self.ledger.told_dead.insert((me, ended));
+    }
+
     pub fn row(&mut self, what: &'static str) {
         *self.rows.entry(what).or_default() += 1;
     }
@@ -185,6 +191,11 @@ impl Program {
 
     pub fn me(&self) -> Option<Endpoint> {
         self.body.as_ref().map(|body| body.me)
+    }
+
+    /// Its machine was restarted: it remembers nobody.
+    pub fn forget(&mut self) {
+        self.known.clear();
     }
 
     /// One step of the process, up to where it would wait.

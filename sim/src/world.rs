@@ -153,7 +153,11 @@ impl World {
 
     /// Runs to the end and asks every invariant.
     pub fn run(mut self) -> Outcome {
+        let until: f64 = std::env::var("SIM_UNTIL").ok().and_then(|t| t.parse().ok()).unwrap_or(1e9); // DUMP
         loop {
+            if self.now.as_secs_f64() > until {
+                break;
+            } // DUMP
             let own = self.events.keys().next().map(|(at, _)| *at);
             let wires = lock(&self.net).next_due();
             let Some(next) = own.into_iter().chain(wires).min().filter(|at| *at < TROUBLE + PEACE) else {

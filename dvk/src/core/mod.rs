@@ -120,25 +120,37 @@ pub struct Counters {
 #[derive(Default)]
 struct Pending {
     bits: Vec<u64>,
+    count: u32,
 }
 
 impl Pending {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     fn set(&mut self, index: PeerIndex) {
-        let word = index.0 as usize / 64;
+        let (word, bit) = (index.0 as usize / 64, 1 << (index.0 % 64));
         if self.bits.len() <= word {
             self.bits.resize(word + 1, 0);
         }
-        self.bits[word] |= 1 << (index.0 % 64);
+        self.count += (self.bits[word] & bit == 0) as u32;
+        self.bits[word] |= bit;
     }
 
     fn clear(&mut self, index: PeerIndex) {
         if let Some(word) = self.bits.get_mut(index.0 as usize / 64) {
-            *word &= !(1 << (index.0 % 64));
+            let bit = 1 << (index.0 % 64);
+            self.count -= (*word & bit != 0) as u32;
+            *word &= !bit;
         }
     }
 
     /// The first index at or above `from`.
     fn first_from(&self, from: u32) -> Option<PeerIndex> {
+        if self.is_empty() {
+            return None;
+        }
         let mut word = from as usize / 64;
         let mut mask = u64::MAX << (from % 64);
         while let Some(bits) = self.bits.get(word) {
@@ -275,6 +287,7 @@ impl Core {
     }
 
     /// Does what the daemon has rung for, if it has. Cost when not: one load.
+    #[inline]
     pub fn pull(&mut self, host: &mut dyn Host) -> Result<(), Unavailable> {
         let pulls = self.doorbells.pulls(self.doorbell);
         if pulls == self.pulls_seen {
@@ -316,10 +329,14 @@ impl Core {
     }
 
     /// Makes a receiver that spins scan this lane by itself, so that its sender need not ring.
+    #[inline]
     fn attend(&mut self, index: PeerIndex) {
-        if self.attended.contains(&index) {
-            return;
+        if !self.attended.contains(&index) {
+            self.begin_to_attend(index);
         }
+    }
+
+    fn begin_to_attend(&mut self, index: PeerIndex) {
         if self.attended.len() == ATTENDED_MAX {
             let oldest = self.attended.remove(0);
             if let Some(peer) = self.peer(oldest) {
@@ -348,10 +365,14 @@ impl Core {
     }
 
     /// Collects the hints of our doorbell. Cost when nobody rang: one load.
+    #[inline]
     pub fn collect_hints(&mut self) {
-        if !self.doorbells.has_hints(self.doorbell) {
-            return;
+        if self.doorbells.has_hints(self.doorbell) {
+            self.drain_hints();
         }
+    }
+
+    fn drain_hints(&mut self) {
         let (doorbells, pending, by_slot) = (&self.doorbells, &mut self.pending, &self.by_slot);
         doorbells.drain(self.doorbell, |slot| {
             for &index in by_slot.get(&slot).into_iter().flatten() {
@@ -373,7 +394,8 @@ impl Core {
     /// Looks whether the peer has ended, and remembers it.
     fn look_at_end(&mut self, index: PeerIndex) -> Option<End> {
         let peer = self.peer(index)?;
-        if peer.end.is_some() {
+        // What is still to come from another node comes no more when that node dies, or has forgotten it.
+        if peer.end.is_some() && !(peer.proxied && peer.awaits_more()) {
             return peer.end;
         }
         let known = self.known(peer.endpoint);
@@ -387,17 +409,16 @@ impl Core {
             }
             _ => None,
         };
-        if let Some(peer) = self.peer_mut(index) {
-            peer.end = end;
-        }
-        end
+        let peer = self.peer_mut(index)?;
+        peer.end = end.or(peer.end);
+        peer.end
     }
 
     /// Whether a pair's peer has ended and has nothing for us any more. Forgets it then, unless views of it are held:
     /// the memory they show is used again once the pair is forgotten.
     fn close_if_drained(&mut self, index: PeerIndex, host: &mut dyn Host) -> bool {
         let Some(peer) = self.peer(index) else { return true };
-        if peer.end.is_none() || peer.has_message() {
+        if peer.end.is_none() || peer.awaits_more() {
             return false;
         }
         if Rc::strong_count(&peer.path) == 1 {

@@ -49,6 +49,30 @@ impl Core {
         message
     }
 
+    /// Whether a look can only find nothing: no hint, nothing pending, and the attended lanes are as they were.
+    ///
+    /// Cost: two loads of our doorbell and two for each attended peer, all in our cache while nothing comes.
+    #[inline]
+    pub fn is_quiet(&self) -> bool {
+        self.pending.is_empty()
+            && !self.doorbells.has_hints(self.doorbell)
+            && self.doorbells.pulls(self.doorbell) == self.pulls_seen
+            && self
+                .attended
+                .iter()
+                .all(|&index| self.peer(index).is_none_or(|peer| !peer.has_message() && !peer.has_bits()))
+    }
+
+    /// A pair brought something: there may be more, for which its sender need not ring.
+    #[inline]
+    fn expect_more(&mut self, index: PeerIndex, attend: bool) {
+        if attend {
+            self.attend(index);
+        } else {
+            self.pending.set(index);
+        }
+    }
+
     fn next_notification(&mut self, floor: u32) -> Option<Delivery> {
         let mut best: Option<(u32, PeerIndex)> = None;
         let mut consider = |core: &Core, index: PeerIndex| {
@@ -117,11 +141,7 @@ impl Core {
             match self.take_from(index, host) {
                 Ok(Some(delivery)) => {
                     self.served = index.0;
-                    // It stays pending: there may be more, and its sender need not ring for what was there before.
-                    self.pending.set(index);
-                    if attend {
-                        self.attend(index);
-                    }
+                    self.expect_more(index, attend);
                     return Ok(Some(delivery));
                 }
                 Ok(None) => {}
@@ -234,10 +254,7 @@ impl Core {
         }
         match self.take_from(index, host) {
             Ok(Some(delivery)) => {
-                self.pending.set(index);
-                if accepts.attend {
-                    self.attend(index);
-                }
+                self.expect_more(index, accepts.attend);
                 Ok(Some(delivery))
             }
             Ok(None) => Ok(None),

@@ -410,3 +410,19 @@ fn more_consumed_than_published_closes_the_pair_with_corrupt() {
     assert!(matches!(a.poll_sent(sent), Some(Err(SendError::Corrupt(_)))));
     assert!(a.has_ended(to_remote));
 }
+
+#[test]
+fn what_a_dead_remote_sender_published_is_waited_for_when_the_proxy_is_replaced() {
+    let mut node = Node::new();
+    let (mut a, _, _, mirror) = proxied(&mut node);
+    mirror.end(side::END_DEAD, 1);
+    node.set(at(9), State::Dead);
+    a.poll_from_end(at(9), &mut node.hands).unwrap();
+    let successor = OwnSide::heap();
+    node.hands.pulled.push_back(moved(&successor));
+    let _ = node.doorbells.ring_for_pull(doorbell::of_slot(Slot(1)));
+    assert!(node.any(&mut a).is_none());
+    assert_eq!((a.poll_from_end(at(9), &mut node.hands), a.pairs()), (Ok(()), 1));
+    successor.end(side::END_REFUSED, 0);
+    assert_eq!(a.poll_from_end(at(9), &mut node.hands), Err(ReceiveError::DeadSource));
+}

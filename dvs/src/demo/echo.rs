@@ -190,7 +190,7 @@ fn round(me: &mut Binding, echo: Endpoint, loan_bytes: usize, number: u64) -> Re
     if loan_bytes > 0 {
         message = message.with(me.loan(loan_bytes)?);
     }
-    let reply = me.sendrec(echo, message, ROUND_WITHIN)?;
+    let reply = me.sendrec(echo, message, Timeout::Forever)?;
     ensure!(reply.inline() == body, "round trip {number} came back changed");
     Ok(())
 }

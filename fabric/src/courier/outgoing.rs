@@ -237,9 +237,13 @@ impl Courier {
             }
         }
         if end > first {
+            let Some(pair) = self.pair_mut(index) else { return Ok(false) };
             // From here on these slots may leave: who withdraws one is told so. The marks are in the slots themselves,
-            // which are read only after this.
-            pair.own.set_taking(end);
+            // which are read only after this. What left in an earlier session has left for good.
+            if end > pair.left {
+                pair.own.set_taking(end);
+                pair.left = end;
+            }
             look_again();
             let count = (end - first) as u16;
             let record = Record { kind: Kind::Slots, count, pair: Some(pair.outward()), arg: first };

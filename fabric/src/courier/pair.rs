@@ -65,6 +65,8 @@ pub(super) struct Carried {
     pub(super) must_say_opened: bool,
     /// The next slot of the local lane to send.
     pub(super) sent_next: u64,
+    /// Slots below this one may have left, in this session or an earlier one: never goes back.
+    pub(super) left: u64,
     /// Sequences of sent slots whose extents are still to be announced.
     pub(super) bulk_due: VecDeque<u64>,
     pub(super) reply_bulk_due: Option<u32>,
@@ -111,6 +113,7 @@ impl Carried {
             opened: false,
             must_say_opened: false,
             sent_next: 0,
+            left: 0,
             bulk_due: VecDeque::new(),
             reply_bulk_due: None,
             words_said: None,

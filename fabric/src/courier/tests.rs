@@ -571,6 +571,34 @@ fn a_detached_pair_leaves_a_side_of_zeroes_and_a_whole_pool() {
 }
 
 #[test]
+fn a_dead_endpoints_pair_is_let_go_when_the_far_end_is_done_with_it_and_not_before() {
+    let gone = Output::Detached { local: endpoint(0), remote: endpoint(1) };
+    let mut rig = Rig::joined(Mode::Eager);
+    rig.ends[0].publish(0, Kind::Post, 0, None, b"last words");
+    rig.ends[0].courier.local_ended(endpoint(0));
+    rig.settle();
+    assert_eq!(text(&rig.ends[1].take(1).expect("published before the death")), b"last words");
+    rig.settle();
+    assert!(!rig.ends[0].outputs.contains(&gone));
+    let end = &mut rig.ends[1];
+    end.courier.detach(endpoint(1), endpoint(0), &mut end.fabric);
+    rig.settle();
+    assert!(rig.ends[0].outputs.contains(&gone));
+}
+
+#[test]
+fn a_pair_whose_ends_have_both_died_is_let_go_at_both() {
+    let mut rig = Rig::joined(Mode::Eager);
+    rig.ends[0].publish(0, Kind::Post, 0, None, b"to nobody");
+    rig.ends[0].courier.local_ended(endpoint(0));
+    rig.ends[1].courier.local_ended(endpoint(1));
+    rig.settle();
+    for (n, end) in rig.ends.iter().enumerate() {
+        assert!(end.outputs.contains(&Output::Detached { local: endpoint(n), remote: endpoint(1 - n) }));
+    }
+}
+
+#[test]
 fn more_to_say_than_one_batch_holds_is_said_without_another_push() {
     let mut fabrics = Loopback::network_to_poll(&[node(0), node(1)], Mode::Eager).into_iter();
     let (mut one, mut other) = (fabrics.next().unwrap(), fabrics.next().unwrap());

@@ -16,6 +16,8 @@ use crate::core::{Input, Order};
 
 /// Connections open at once.
 const CONNECTIONS_MAX: usize = 64;
+/// Connections that wait to be accepted.
+const LINE_MAX: i32 = 16;
 const READ_BYTES: usize = 16 << 10;
 
 struct AdminConn {
@@ -36,6 +38,8 @@ impl AdminServer {
     pub fn new(path: &Path, epoll: &Epoll) -> Result<AdminServer, NodeError> {
         let listener = UnixListener::bind(path).map_err(NodeError::file("listen at", path))?;
         listener.set_nonblocking(true).map_err(NodeError::file("listen at", path))?;
+        // A short line: who asks waits behind a few others, however many there are.
+        rustix::net::listen(&listener, LINE_MAX).map_err(|e| NodeError::file("listen at", path)(e.into()))?;
         epoll
             .add(&listener, Token { kind: Watched::Admin, id: 0 }.to_word(), Readiness::READ)
             .map_err(NodeError::system("to watch the admin socket"))?;
@@ -94,9 +98,9 @@ impl AdminServer {
         }
     }
 
-    /// Sends what can be sent; false: the connection is over.
-    fn flush(&mut self, id: u64, epoll: &Epoll) -> bool {
-        let Some(conn) = self.open.get_mut(&id) else { return true };
+    /// Sends what can be sent; false: nobody is there to read it.
+    fn send(&mut self, id: u64) -> bool {
+        let Some(conn) = self.open.get_mut(&id) else { return false };
         while !conn.answer.is_empty() {
             match conn.stream.write(&conn.answer) {
                 Ok(len) => drop(conn.answer.drain(..len)),
@@ -105,6 +109,15 @@ impl AdminServer {
                 Err(_) => return false,
             }
         }
+        true
+    }
+
+    /// Sends what can be sent, and watches for what is next; false: the connection is over.
+    fn flush(&mut self, id: u64, epoll: &Epoll) -> bool {
+        if !self.send(id) {
+            return false;
+        }
+        let Some(conn) = self.open.get_mut(&id) else { return false };
         if conn.answer.is_empty() && conn.ended {
             return false;
         }
@@ -134,6 +147,10 @@ impl Driver {
         for line in lines {
             let answer = self.answer(&line);
             self.hands.admin.say(id, &answer);
+            // A flood of requests ends with who made it: nobody waits behind answers that nobody reads.
+            if !self.hands.admin.send(id) {
+                break;
+            }
         }
         if !self.hands.admin.flush(id, &self.hands.epoll) {
             self.hands.admin.open.remove(&id);

@@ -10,10 +10,12 @@ use super::system::{Chance, Holdings, LONG, eventually, shared_kib};
 const PROCESSES: u16 = 60;
 /// At a time.
 const TOGETHER: usize = 8;
-/// Heaps and queues grow to their bounds once. Sixty leaked endpoints would be 35 MiB at the least.
-const MAPPED_TOLERANCE_KIB: u64 = 8 << 10;
+/// A proxy's memory grows by whole segments, 2.3 MiB of sides and 4 MiB of pool, with the most it ever had to carry at
+/// once, and stays so. Sixty leaked endpoints would be 120 descriptors and 32 MiB at the least.
+const DESCRIPTORS_TOLERANCE: u64 = 6;
+const MAPPED_TOLERANCE_KIB: u64 = 16 << 10;
 /// Of the whole machine, where others may run too.
-const SHARED_TOLERANCE_KIB: u64 = 8 << 10;
+const SHARED_TOLERANCE_KIB: u64 = 24 << 10;
 /// Longer than what a dead endpoint has published is kept for somebody who does not take it.
 const KEPT_AT_MOST: Duration = Duration::from_secs(75);
 
@@ -24,7 +26,7 @@ fn what_killed_processes_held_comes_back() {
     let before = shared_kib();
     let mut cluster = Cluster::up_on(ground, plan);
     let mut chance = Chance::of_now();
-    crowd(&cluster, &mut chance, 12);
+    crowd(&cluster, &mut chance, 2 * TOGETHER as u16);
     cluster.everybody_is_forgotten(LONG);
     let cluster_processes = cluster.ground.processes();
     let held = holdings(&cluster);
@@ -34,20 +36,23 @@ fn what_killed_processes_held_comes_back() {
 
     cluster.everybody_is_forgotten(LONG);
     assert_eq!(cluster.ground.processes(), cluster_processes, "the same daemons and proxies run");
+    let mut seen = Vec::new();
     eventually("descriptors and memory of daemons and proxies are as before", KEPT_AT_MOST, || {
         let now = holdings(&cluster);
         let same = |(now, then): (&Holdings, &Holdings)| {
-            now.descriptors == then.descriptors && now.mapped_kib <= then.mapped_kib + MAPPED_TOLERANCE_KIB
+            now.descriptors <= then.descriptors + DESCRIPTORS_TOLERANCE
+                && now.mapped_kib <= then.mapped_kib + MAPPED_TOLERANCE_KIB
         };
         let all_same = now.iter().zip(&held).all(same);
-        if !all_same {
-            println!("{now:?} instead of {held:?}");
-            std::thread::sleep(Duration::from_millis(500));
+        if seen != now {
+            println!("held: {now:#?}, and before: {held:#?}");
+            seen = now;
         }
         all_same
     });
     shared_is_back_to(shared);
     cluster.down();
+    assert!(!cluster.ground.runtime_dir().exists(), "the runtime directory is gone");
     shared_is_back_to(before);
 }
 

@@ -44,7 +44,7 @@ impl Traffic {
 
     /// Everything has arrived once, and everything lent is home.
     #[track_caller]
-    fn is_whole(mut self) {
+    fn came_whole(mut self) {
         self.into.hears("whole", LONG);
         self.out.hears("home", LONG);
         self.ask.order("stop");
@@ -86,7 +86,7 @@ fn a_killed_proxy_loses_nothing() {
     for node in 1..=2 {
         assert!(!cluster.other(node).dead, "a node without a proxy for a moment is not dead");
     }
-    traffic.is_whole();
+    traffic.came_whole();
 }
 
 #[test]
@@ -113,5 +113,5 @@ fn a_stopped_proxy_is_replaced_after_a_second_and_is_not_a_dead_node() {
     for node in 1..=2 {
         assert!(!cluster.other(node).dead);
     }
-    traffic.is_whole();
+    traffic.came_whole();
 }

@@ -39,7 +39,7 @@ pub fn works_for(pid: u32, folder: &Path) -> bool {
 }
 
 /// What a process holds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Holdings {
     pub descriptors: u64,
     pub mapped_kib: u64,

@@ -2,11 +2,13 @@
 
 use abi::Endpoint;
 
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Stream};
 
-pub fn received(raised: u32, bits: u32, source: Endpoint, me: Endpoint) -> Option<String> {
-    (bits & !raised != 0)
-        .then(|| format!("{me} received bits {bits:#x} of {source}, raised were {raised:#x}"))
+/// A bit is received at most once for each time it was raised.
+pub fn received(stream: &Stream, source: Endpoint, me: Endpoint) -> Option<String> {
+    let bit = (0..32).find(|bit| stream.receipts[*bit] > stream.raises[*bit])?;
+    let (receipts, raises) = (stream.receipts[bit], stream.raises[bit]);
+    Some(format!("{me} received bit {bit} of {source} {receipts} times, raised {raises}"))
 }
 
 /// Between two that live, everything raised was received in the end.

@@ -74,6 +74,10 @@ impl Net {
         if !present || link.cut || link.session.is_some() {
             return;
         }
+        if link.quiet_until > self.now {
+            let after = link.quiet_until - self.now;
+            return self.at(after, Due::Try { one, other });
+        }
         let mut fenced = false;
         for (by, at) in [(one, other), (other, one)] {
             if self.is_fenced(by, at) {
@@ -125,6 +129,10 @@ impl Net {
             what.push(Completion::Lost { peer, session });
             let life = self.port(at).life;
             let after = self.dice.us(0, 2_000);
+            let told_at = self.now + after;
+            if let Some(link) = self.links.get_mut(&ends(one, other)) {
+                link.quiet_until = link.quiet_until.max(told_at);
+            }
             self.at(after, Due::Tell { node: at, life, what });
         }
         let after = self.dice.us(3_000, 60_000);

@@ -185,7 +185,7 @@ impl Body {
     }
 
     fn dead_end(&mut self, scene: &mut Scene<'_>, to: Endpoint) -> Next {
-        scene.ledger.told_dead.insert(to);
+        scene.told_dead(self.me, to);
         scene.row("dead before the introduction");
         self.think(scene)
     }
@@ -203,7 +203,7 @@ impl Body {
                 if self.core.notify(index, bits) {
                     scene.ledger.raised(self.me, to, bits);
                 } else {
-                    scene.ledger.told_dead.insert(to);
+                    scene.told_dead(self.me, to);
                     scene.row("notify to a dead one");
                 }
                 self.think(scene)
@@ -233,7 +233,7 @@ impl Body {
                     return self.wait(scene, On::Room { index, to }, limit, Some(index));
                 }
                 Err(PostError::DeadDestination) => {
-                    scene.ledger.told_dead.insert(to);
+                    scene.told_dead(self.me, to);
                     scene.row(if node_of(to) == node_of(self.me) {
                         "post to a dead one, local"
                     } else {
@@ -292,7 +292,7 @@ impl Body {
             scene.ledger.find("corrupt", Some(format!("{} sending to {to}", self.me)));
         }
         if dead {
-            scene.ledger.told_dead.insert(to);
+            scene.told_dead(self.me, to);
         }
         let near = node_of(to) == node_of(self.me);
         scene.row(match (dead, near) {

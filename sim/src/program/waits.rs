@@ -160,7 +160,7 @@ impl Body {
         match (on, found) {
             (_, Found::Got(delivery)) => self.got(scene, delivery),
             (On::From { source }, Found::Received(ReceiveError::DeadSource)) => {
-                scene.ledger.told_dead.insert(source);
+                scene.told_dead(self.me, source);
                 scene.row(if self.is_near(source) {
                     "receive: DeadSource, local"
                 } else {
@@ -179,7 +179,7 @@ impl Body {
                 self.core.want_returns(index, false);
                 scene.row(if room { "room came" } else { "room: the peer ended" });
                 if !room {
-                    scene.ledger.told_dead.insert(to);
+                    scene.told_dead(self.me, to);
                 }
             }
             _ => {}
@@ -208,7 +208,7 @@ impl Body {
             }
         };
         if matches!(result, Err(SendError::DeadDestination | SendError::DeliveryUnknown)) {
-            scene.ledger.told_dead.insert(to);
+            scene.told_dead(self.me, to);
         }
         scene.row(row);
         scene.trace.note(scene.now, scene.site.id, format_args!("{} > {to} {number}: {row}", self.me));
@@ -244,7 +244,7 @@ impl Body {
         };
         let dead = [SendrecError::DeadDestination, SendrecError::DeadSource, SendrecError::DeliveryUnknown];
         if result.as_ref().is_err_and(|why| dead.contains(why)) {
-            scene.ledger.told_dead.insert(to);
+            scene.told_dead(self.me, to);
         }
         scene.row(row);
         scene.trace.note(scene.now, scene.site.id, format_args!("{} ? {to} {number}: {row}", self.me));

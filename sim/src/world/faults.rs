@@ -97,6 +97,7 @@ impl World {
         for at in 0..self.programs.len() {
             if self.programs[at].site == node {
                 self.kill_program(at, false);
+                self.programs[at].forget();
             }
         }
         drop(self.homes[node].proxy.take());
