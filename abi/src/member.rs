@@ -110,6 +110,11 @@ pub enum Reply {
     Introduced(Introduction),
     /// Of a `Pull`: the pair now leads elsewhere; own side unchanged.
     Moved(Introduction),
+    /// Of a `Pull`: the peer's node was declared dead. Said to each binding, for no proxy may be there to say it, and the
+    /// slot in the table may have its next holder already.
+    Gone {
+        peer: Endpoint,
+    },
     /// Of a `Pull`: nothing more.
     Nothing,
     Found {
@@ -355,6 +360,7 @@ impl Reply {
             }
             Reply::Nothing => w[0] = 8,
             Reply::Found { endpoint } => w[..2].copy_from_slice(&[9, endpoint.to_word()]),
+            Reply::Gone { peer } => w[..2].copy_from_slice(&[10, peer.to_word()]),
         }
         w
     }
@@ -382,6 +388,7 @@ impl Reply {
             7 => Reply::Moved(Introduction::take(w)?),
             8 => Reply::Nothing,
             9 => Reply::Found { endpoint: Endpoint::from_word(w[1])? },
+            10 => Reply::Gone { peer: Endpoint::from_word(w[1])? },
             _ => return None,
         })
     }
@@ -445,6 +452,7 @@ mod tests {
             Reply::Segment { index: 1, len_bytes: 2 },
             Reply::Introduced(i),
             Reply::Moved(i),
+            Reply::Gone { peer: i.peer },
             Reply::Nothing,
             Reply::Found { endpoint: e },
         ];

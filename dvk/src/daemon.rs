@@ -294,6 +294,7 @@ impl Host for Daemon {
                 let doorbell = i.doorbell as usize;
                 Some(Pulled::Moved { peer: i.peer, side, memory: i.memory, doorbell, ring })
             }
+            (Reply::Gone { peer }, _) => Some(Pulled::Gone { peer }),
             (Reply::Nothing, _) => None,
             _ => return Err(Unavailable::Broken),
         };

@@ -49,6 +49,8 @@ impl Binding {
             let (doorbells, _) = self.core.doorbells();
             let doorbells = doorbells.clone();
             doorbells.doze(self.doorbell, doorbell::ON_FUTEX);
+            // The daemon may be what rang: a proxy was replaced, or a node died. A receive pulls by itself.
+            let _ = self.core.pull(&mut self.daemon);
             let found = look(&mut self.core, &mut self.daemon, Look::Last);
             let left = left_until(deadline);
             if let (None, Some(left)) = (&found, left) {

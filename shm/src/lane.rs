@@ -421,6 +421,15 @@ mod tests {
     }
 
     #[test]
+    fn old_words_of_a_courier_take_nothing_back() {
+        let side = OwnSide::heap();
+        let new = crate::side::Mirrored { consumed: 2, outcome: 5, reply_taken: 3, gave_up: 4 };
+        side.mirror(&new);
+        side.mirror(&crate::side::Mirrored { consumed: 1, outcome: 3, reply_taken: 2, gave_up: 1 });
+        assert_eq!(side.as_peer().mirrored(), new);
+    }
+
+    #[test]
     fn fresh_memory_is_no_message_where_the_lap_wraps() {
         let wraps = LANE_SLOTS * u64::from(u32::MAX);
         for sequence in [0, LANE_SLOTS - 1, wraps - 1, wraps, wraps + LANE_SLOTS] {

@@ -24,6 +24,8 @@ const READER: Range<usize> = side::CONSUMED..side::OUTCOME + 1;
 const LANE: Range<usize> = side::LANE..side::WORDS;
 const ATTENDING: Range<usize> = side::ATTENDING..side::ATTENDING + 1;
 const RAISES: Range<usize> = side::RAISES..side::RAISED + side::RAISED_WORDS;
+const SEEN: Range<usize> = side::SEEN..side::SEEN + side::RAISED_WORDS;
+const CALLING: Range<usize> = side::CALLING..side::CALLING + 1;
 const REPLIES: Range<usize> = side::REPLIES..side::REPLIES + 2 * WORDS;
 const RETURNS_TAIL: Range<usize> = side::RETURNS_TAIL..side::RETURNS_TAIL + 1;
 const WANTS: Range<usize> = side::WANTS_RETURNS..side::WANTS_RETURNS + 1;
@@ -321,7 +323,7 @@ fn a_pull_that_is_rung_for_is_seen_or_wakes() {
 #[test]
 fn a_raise_is_never_lost_and_brings_what_was_written_before_it() {
     model(|first| {
-        let (a, b) = (own(&[RAISES]), own(&[side::SEEN..side::SEEN + side::RAISED_WORDS]));
+        let (a, b) = (own(&[RAISES]), own(&[SEEN]));
         let written = Arc::new(AtomicU64::new(0));
         let (source, receiver, data) = (a.as_peer(), b.clone(), written.clone());
         let raise = move || {
@@ -470,7 +472,7 @@ fn an_owner_that_waits_for_returns_does_not_sleep_over_one() {
 #[test]
 fn of_two_that_write_and_look_one_sees_the_other() {
     model(|first| {
-        let calling = || own(&[side::CALLING..side::CALLING + 1]);
+        let calling = || own(&[CALLING]);
         let (a, b) = (calling(), calling());
         let call = |own: OwnSide, far: PeerSide| {
             move || {

@@ -64,9 +64,6 @@ impl Courierman {
     /// A datagram of the daemon's. Returns whether it may go on.
     pub fn hear(&mut self, heard: Heard) -> Result<(), &'static str> {
         let Heard { message, tail, map } = heard;
-        if std::env::var("SIM_HEAR").is_ok() {
-            println!("   hear {message:?}");
-        } // DUMP
         let fabric = &mut self.fabric;
         match message {
             ToProxy::Dc { dc, doorbell, memory } => {

@@ -19,7 +19,7 @@ use node::core::ConnId;
 use shm::pool::Pool;
 
 use crate::dice::Dice;
-use crate::ledger::Ledger;
+use crate::ledger::{Fate, Ledger};
 use crate::site::Site;
 use crate::trace::Trace;
 use hands::Hands;
@@ -273,6 +273,15 @@ impl Body {
         self.state = State::Idle;
         let long = scene.dice.one_in(8);
         Next::At(scene.now + if long { scene.dice.us(500, 6_000) } else { scene.dice.us(5, 300) })
+    }
+
+    /// It is killed: what it was about to take back may or may not be delivered.
+    pub fn killed(&self, ledger: &mut Ledger) {
+        if let State::Withdrawing { on: On::Sent { to, number, .. } | On::Call { to, number, .. }, .. } =
+            self.state
+        {
+            ledger.decide(self.me, to, number, Fate::Unknown);
+        }
     }
 
     /// What it still waits for when all should be over.

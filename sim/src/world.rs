@@ -153,11 +153,7 @@ impl World {
 
     /// Runs to the end and asks every invariant.
     pub fn run(mut self) -> Outcome {
-        let until: f64 = std::env::var("SIM_UNTIL").ok().and_then(|t| t.parse().ok()).unwrap_or(1e9); // DUMP
         loop {
-            if self.now.as_secs_f64() > until {
-                break;
-            } // DUMP
             let own = self.events.keys().next().map(|(at, _)| *at);
             let wires = lock(&self.net).next_due();
             let Some(next) = own.into_iter().chain(wires).min().filter(|at| *at < TROUBLE + PEACE) else {
@@ -257,6 +253,7 @@ impl World {
         let Some(body) = program.body.take() else { return };
         let (node, conn) = (program.site, body.conn);
         program.asleep = false;
+        body.killed(&mut self.ledger);
         self.ledger.died(body.me, self.now);
         self.trace.note(self.now, self.homes[node].site.id, format_args!("{} is killed", body.me));
         self.graves.push(body);

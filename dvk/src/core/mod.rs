@@ -57,6 +57,10 @@ pub struct Introduced {
 /// One answer to a pull.
 pub enum Pulled {
     Introduced(Introduced),
+    /// The peer's node was declared dead.
+    Gone {
+        peer: Endpoint,
+    },
     /// The pair leads elsewhere now; our own side is the same.
     Moved {
         peer: Endpoint,
@@ -304,6 +308,14 @@ impl Core {
             match pulled {
                 Pulled::Introduced(new) => {
                     self.introduce(new);
+                }
+                Pulled::Gone { peer } => {
+                    if let Some(index) = self.find(peer)
+                        && let Some(peer) = self.peer_mut(index)
+                    {
+                        peer.end = Some(End::NodeDead);
+                        self.pending.set(index);
+                    }
                 }
                 Pulled::Moved { peer, side, memory, doorbell, ring } => {
                     if let Some(index) = self.find(peer) {

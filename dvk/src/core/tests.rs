@@ -426,3 +426,17 @@ fn what_a_dead_remote_sender_published_is_waited_for_when_the_proxy_is_replaced(
     successor.end(side::END_REFUSED, 0);
     assert_eq!(a.poll_from_end(at(9), &mut node.hands), Err(ReceiveError::DeadSource));
 }
+
+#[test]
+fn the_death_of_a_node_is_heard_though_nobody_wrote_it_into_the_side_and_the_slot_is_bound_again() {
+    let mut node = Node::new();
+    let (mut a, to_remote, _, mirror) = proxied(&mut node);
+    mirror.set_taking(1);
+    let sent = a.start_send(to_remote, text(b"x"), false).unwrap();
+    node.set(Endpoint { generation: Generation(8), ..at(9) }, State::Bound);
+    assert_eq!(a.poll_sent_end(sent), None, "its end may be on its way");
+    node.hands.pulled.push_back(Pulled::Gone { peer: at(9) });
+    let _ = node.doorbells.ring_for_pull(doorbell::of_slot(Slot(1)));
+    a.pull(&mut node.hands).unwrap();
+    assert_eq!(a.poll_sent_end(sent), Some(Err(SendError::DeliveryUnknown)));
+}

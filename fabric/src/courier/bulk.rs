@@ -8,12 +8,12 @@ use abi::limits::{
 };
 use abi::record::{Kind, Record};
 use abi::slot::SlotCopy;
-use abi::{Claim, DcId, NodeId};
+use abi::{Claim, DcId, NodeId, side};
 use shm::lane::look_again;
 use shm::pool::Extent;
 use shm::reply;
 
-use super::pair::{Lent, Wanted};
+use super::pair::{Held, Lent, Wanted};
 use super::{Courier, Output, PairIndex};
 use crate::{Fabric, Piece};
 
@@ -28,6 +28,12 @@ pub(super) struct Waiting {
     /// Our token of the extent it comes into, and the extent: it outlives the pair until the fabric is done with it.
     coming: Option<u32>,
     into: Option<(DcId, Extent)>,
+}
+
+impl Waiting {
+    pub(super) fn is_coming(&self) -> bool {
+        self.coming.is_some()
+    }
 }
 
 /// No pair: it was detached while its extent was coming.
@@ -176,13 +182,20 @@ impl Courier {
         }
     }
 
-    fn set_extent(&mut self, index: PairIndex, what: What, state: Wanted) {
-        let Some(pair) = self.pair_mut(index) else { return };
-        let held = match what {
+    fn held(&mut self, index: PairIndex, what: What) -> Option<&mut Held> {
+        let pair = self.pair_mut(index)?;
+        match what {
             What::Slot(sequence) => pair.held.iter_mut().find(|h| h.slot.sequence == sequence),
             What::Reply(call) => pair.held_reply.as_mut().filter(|h| h.slot.call == call),
-        };
-        if let Some(held) = held {
+        }
+    }
+
+    fn extent_of(&mut self, index: PairIndex, what: What) -> Option<Wanted> {
+        self.held(index, what).map(|held| held.extent)
+    }
+
+    fn set_extent(&mut self, index: PairIndex, what: What, state: Wanted) {
+        if let Some(held) = self.held(index, what) {
             held.extent = state;
         }
     }
@@ -203,13 +216,20 @@ impl Courier {
             return;
         }
         if !whole {
-            self.set_extent(index, waiting.what, Wanted::Missing);
+            if self.extent_of(index, waiting.what) == Some(Wanted::Coming(ours)) {
+                self.set_extent(index, waiting.what, Wanted::Missing);
+            }
             self.take_home(index, ours);
             return;
         }
         self.totals.bytes_received += waiting.len_bytes as u64;
         // A reply may have been given up meanwhile.
         self.mark_dirty(index);
+        if self.pair(index).is_some_and(|pair| pair.ended.is_some()) {
+            // Nobody is there any more to take it, or to give it back.
+            self.take_home(index, ours);
+            return;
+        }
         let Some(pair) = self.pair_mut(index) else { return };
         let Some(Lent { extent }) = pair.lent.get(ours as usize).copied().flatten() else { return };
         match waiting.what {
@@ -284,6 +304,8 @@ impl Courier {
                         self.take_home(index, token);
                     }
                 }
+                // Told of the end, it has closed the pair and made its side fresh again; we are about to be told.
+                Err(_) if pair.own.as_peer().end().0 != side::END_NONE => return,
                 Err(corrupt) => {
                     self.condemn(index, corrupt);
                     return;

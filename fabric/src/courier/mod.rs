@@ -451,7 +451,8 @@ impl Courier {
         link.session = None;
         link.control.clear();
         let incarnation = link.incarnation.unwrap_or(Incarnation(0));
-        self.waiting.retain(|w| w.node != node);
+        // One that was accepted when this was already on its way is still to be given back.
+        self.waiting.retain(|w| w.node != node || w.is_coming());
         for pair in self.pairs.iter_mut().flatten().filter(|p| p.node == node) {
             pair.opened = false;
         }
@@ -507,42 +508,6 @@ impl Courier {
     pub fn totals(&self) -> Totals {
         self.totals
     }
-
-    // DUMP-BEGIN
-    pub fn dump(&self) {
-        for p in self.pairs.iter().flatten() {
-            println!(
-                "  {} -> {} node {:?} closed {} open_said {} opened {} sent_next {} own.consumed {} ended {:?} said {} arrived {} held {} first {:?} bulk_due {:?} reply_bulk {:?} remote_end {:?} side.consumed {} lent {} waiting {}",
-                p.local,
-                p.remote,
-                p.node,
-                p.closed,
-                p.open_said,
-                p.opened,
-                p.sent_next,
-                p.own.consumed(),
-                p.ended,
-                p.ended_said,
-                p.arrived,
-                p.held.len(),
-                p.held.front().map(|h| (h.slot.sequence, h.extent)),
-                p.bulk_due,
-                p.reply_bulk_due,
-                p.remote_end,
-                p.side.consumed(),
-                p.lent.iter().flatten().count(),
-                self.waiting.len()
-            );
-        }
-        println!("  wanted {:?}", self.wanted);
-        for (n, l) in &self.links {
-            println!("  link {n} {:?} dirty {} opening {:?}", l.session, l.dirty.len(), l.opening);
-        }
-        for d in self.dcs.values() {
-            println!("  held {:?} pool {:?}", d.held, d.pool);
-        }
-    }
-    // DUMP-END
 
     /// Checks that the pools are whole and counts what is out. For tests and the simulator.
     pub fn audit(&self) -> Result<Tally, Unsound> {

@@ -680,3 +680,18 @@ fn claims_from_the_wire_that_overflow_close_the_pair_and_nothing_else() {
         rig.settle();
     }
 }
+
+#[test]
+fn an_extent_accepted_when_its_session_was_already_lost_goes_home() {
+    let mut rig = Rig::joined(Mode::Eager);
+    rig.ends[0].publish(0, Kind::Post, 0, Some(claim_at(0, 5000)), b"");
+    // The other end finds the announcement and the loss in one look.
+    rig.ends[1].courier.retry_waiting(&mut rig.ends[1].fabric);
+    for _ in 0..4 {
+        rig.step(0);
+    }
+    rig.wire.flap(node(0), node(1));
+    rig.settle();
+    assert_eq!(rig.ends[1].take(1).unwrap().claim().unwrap().len_bytes, 5000);
+    assert_eq!(rig.ends[1].lent(), 1);
+}

@@ -132,6 +132,7 @@ impl Core {
                 self.settle(own, out);
             } else {
                 out.push(ring(own, Some(peer.slot), false));
+                self.hint(own, peer, out);
             }
         }
         self.opens.retain(|(_, remote), _| self.plan.node_of(remote.dc, remote.slot) != Some(node));

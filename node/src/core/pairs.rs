@@ -125,6 +125,16 @@ impl Core {
         while let Some(peer) = self.locals.get_mut(&own).and_then(|l| l.pulls.pop_front()) {
             let Some(link) = self.locals.get(&own).and_then(|l| l.links.get(&peer)) else { continue };
             let told = link.told;
+            if let Via::Remote(far) = link.via
+                && far.ended
+                && !far.recycled
+            {
+                if told {
+                    return reply(conn, Reply::Gone { peer }, out);
+                }
+                self.recycled_far(own, peer, out);
+                continue;
+            }
             match self.sight(own, peer) {
                 Some(Sight { introduction, fds }) => {
                     let moved = told && introduction.proxied;

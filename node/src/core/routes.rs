@@ -239,7 +239,8 @@ impl Core {
             return;
         }
         if let Some(local) = self.locals.get_mut(&own) {
-            local.past.insert(remote.slot, remote.generation);
+            let past = local.past.entry(remote.slot).or_insert(remote.generation);
+            *past = remote.generation.max(*past);
         }
         if far.place.is_none() || far.gone {
             self.free_their_side(far, own, remote);

@@ -436,6 +436,25 @@ fn a_successor_carries_the_dead_too_and_hears_of_their_end_after_the_attach() {
 }
 
 #[test]
+fn an_endpoint_that_was_done_with_a_dead_one_is_not_given_its_words_again() {
+    let mut world = World::up(Some(50));
+    let (a, own) = world.bind(None);
+    let remote = far(16, 1);
+    let open = FromProxy::RemoteOpen { local: own, remote, node: FAR };
+    world.said(open);
+    assert!(world.told_proxy().iter().any(|m| matches!(m, ToProxy::Attach { .. })));
+    assert_eq!(world.ask(a, Request::Recycled { peer: remote }), Reply::Done);
+    world.said(FromProxy::Detached { local: own, remote });
+    world.done.clear();
+    world.said(open);
+    let why = Refusal::NoSuchEndpoint;
+    assert_eq!(world.told_proxy(), [ToProxy::Refuse { local: own, remote, why }]);
+    world.done.clear();
+    world.said(FromProxy::RemoteOpen { local: own, remote: far(16, 2), node: FAR });
+    assert!(world.told_proxy().iter().any(|m| matches!(m, ToProxy::Attach { .. })));
+}
+
+#[test]
 fn an_unclaimed_endpoint_is_opened_when_it_is_ready() {
     let mut world = World::up(Some(50));
     let launcher = world.hello(5);

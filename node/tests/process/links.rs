@@ -5,7 +5,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ struct Relay {
     thread: Option<JoinHandle<()>>,
 }
 
-fn now(way: &Mutex<Way>) -> MutexGuard<'_, Way> {
-    way.lock().unwrap_or_else(PoisonError::into_inner)
+fn now(way: &Mutex<Way>) -> Way {
+    *way.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Relay {
@@ -46,7 +46,7 @@ impl Relay {
     }
 
     fn set(&self, to: Way) {
-        *now(&self.way) = to;
+        *self.way.lock().unwrap_or_else(PoisonError::into_inner) = to;
     }
 }
 
@@ -63,7 +63,7 @@ impl Drop for Relay {
 fn accept(listener: &TcpListener, target: SocketAddr, way: &Arc<Mutex<Way>>) {
     let mut carriers: Vec<JoinHandle<()>> = Vec::new();
     loop {
-        let is = *now(way);
+        let is = now(way);
         if is == Way::Over {
             break;
         }
@@ -92,7 +92,7 @@ fn carry(mut from: &TcpStream, mut to: &TcpStream, way: &Mutex<Way>) {
     let mut buffer = vec![0; 64 << 10];
     from.set_read_timeout(Some(GLANCE)).expect("a socket of ours");
     loop {
-        match *now(way) {
+        match now(way) {
             Way::Over => break,
             Way::Open => {}
             Way::Cut => {
@@ -104,7 +104,7 @@ fn carry(mut from: &TcpStream, mut to: &TcpStream, way: &Mutex<Way>) {
             Ok(0) => break,
             Ok(count) => {
                 // What was on its way when the cut came waits here with the rest.
-                while *now(way) == Way::Cut {
+                while now(way) == Way::Cut {
                     std::thread::sleep(GLANCE);
                 }
                 if to.write_all(&buffer[..count]).is_err() {

@@ -126,6 +126,10 @@ impl World {
             let who = format!("the proxy of node {}", home.site.id);
             self.ledger.find("wakes", wakes::looked_again(&who, Some("slots to send")));
         }
+        let corrupt = home.proxy.as_ref().map_or(0, |proxy| proxy.courier.totals().corrupt);
+        let who = home.site.id;
+        self.ledger
+            .find("corrupt", (corrupt > 0).then(|| format!("the proxy of node {who} condemned {corrupt}")));
         match looked {
             Looked::More => self.rouse_proxy(node),
             Looked::Asleep { rescan } => {

@@ -11,14 +11,6 @@ impl World {
         if self.ledger.findings.is_empty() {
             self.ask_all();
         }
-        if std::env::var("SIM_DUMP").is_ok() {
-            for h in &self.homes {
-                println!("node {}", h.site.id);
-                if let Some(p) = &h.proxy {
-                    p.courier.dump();
-                }
-            }
-        }
         let messages =
             self.ledger.streams.values().map(|s| s.sent.iter().filter(|m| m.delivered).count() as u64).sum();
         Outcome {
