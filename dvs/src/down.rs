@@ -34,9 +34,9 @@ pub fn stop(place: &Place, nodes: &[&ClusterNode], timeout: Duration) -> Result<
             let daemon = Daemon { place, node };
             // Opened before anything ends: a pid may be somebody else's afterwards.
             let pid = daemon.recorded_pid();
-            let pidfd =
-                pid.and_then(|pid| pidfd_open(pid).ok()).filter(|_| pid.is_some_and(|p| is_daemon(p, place)));
-            (daemon, pid, pidfd, daemon.order(&Request::Stop).is_ok())
+            let pidfd = pid.and_then(|pid| pidfd_open(pid).ok()).filter(|_| pid.is_some_and(is_daemon));
+            let ours = pid.is_some_and(|pid| serves(pid, place));
+            (daemon, pid, pidfd.map(|pidfd| (pidfd, ours)), daemon.order(&Request::Stop).is_ok())
         })
         .collect();
     let until = Instant::now() + timeout;
@@ -52,27 +52,40 @@ pub fn stop(place: &Place, nodes: &[&ClusterNode], timeout: Duration) -> Result<
     Ok(downs)
 }
 
-fn wait_for(pidfd: Option<&OwnedFd>, took: bool, until: Instant) -> Result<&'static str> {
-    let Some(pidfd) = pidfd else {
+/// Waits for a daemon's end. One that did not take the order may be stopping already: it has its time too. Only one of
+/// this very cluster file is killed in the end.
+fn wait_for(process: Option<&(OwnedFd, bool)>, took: bool, until: Instant) -> Result<&'static str> {
+    let Some((pidfd, ours)) = process else {
         return Ok(if took { "stopped" } else { "was not running" });
     };
-    while took && Instant::now() < until {
+    while Instant::now() < until {
         if pidfd_exited_within(pidfd, Duration::from_millis(50)) {
             return Ok("stopped");
         }
         interrupt::check()?;
     }
-    if pidfd_kill(pidfd).is_err() {
+    if !ours || pidfd_kill(pidfd).is_err() {
         return Ok("still running");
     }
     Ok(if pidfd_exited_within(pidfd, Duration::from_secs(5)) { "killed" } else { "still running" })
 }
 
-/// Whether a process is a daemon of this cluster: a pid may long be somebody else's.
-fn is_daemon(pid: u32, place: &Place) -> bool {
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+/// Whether a process is a daemon of ours: a pid may long be somebody else's.
+fn is_daemon(pid: u32) -> bool {
+    words_of(pid)
+        .windows(2)
+        .any(|pair| pair[0] == b"node-daemon" || (pair[0] == b"node" && pair[1] == b"start"))
+}
+
+/// Whether a process was started with this cluster's file.
+fn serves(pid: u32, place: &Place) -> bool {
     let file = place.cluster.file.as_os_str().as_encoded_bytes();
-    line.split(|b| *b == 0).any(|word| word == file)
+    words_of(pid).iter().any(|word| word == file)
+}
+
+fn words_of(pid: u32) -> Vec<Vec<u8>> {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|b| *b == 0).map(<[u8]>::to_vec).collect()
 }
 
 /// Takes away what a daemon that was killed left behind; one that ended well left nothing.

@@ -46,7 +46,8 @@ impl Courierman {
         token: [u64; 2],
     ) -> Courierman {
         let mut courier = Courier::new(peers);
-        let buffers = Mapping::heap(Courier::buffer_bytes(&fabric).next_multiple_of(4096));
+        // Fewer than a process has: they run out more often here.
+        let buffers = Mapping::heap(Courier::buffer_bytes(&fabric).div_ceil(4).next_multiple_of(4096));
         courier.lend_buffers(buffers, &mut fabric);
         Courierman {
             life,

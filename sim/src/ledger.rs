@@ -55,6 +55,8 @@ pub struct Life {
     pub node: NodeId,
     pub incarnation: Incarnation,
     pub died: Option<Time>,
+    /// Its machine was restarted since: what had not left is gone.
+    pub vanished: bool,
 }
 
 /// The books of one run.
@@ -75,7 +77,7 @@ impl Ledger {
     }
 
     pub fn born(&mut self, endpoint: Endpoint, node: NodeId, incarnation: Incarnation) {
-        let known = self.lives.insert(endpoint, Life { node, incarnation, died: None });
+        let known = self.lives.insert(endpoint, Life { node, incarnation, died: None, vanished: false });
         self.find("generations", invariants::generations::born(endpoint, known.is_some()));
     }
 
@@ -83,6 +85,11 @@ impl Ledger {
         if let Some(life) = self.lives.get_mut(&endpoint) {
             life.died.get_or_insert(now);
         }
+    }
+
+    /// A machine was restarted, and its memory is gone.
+    pub fn vanished(&mut self, node: NodeId) {
+        self.lives.values_mut().filter(|life| life.node == node).for_each(|life| life.vanished = true);
     }
 
     pub fn is_alive(&self, endpoint: Endpoint) -> bool {

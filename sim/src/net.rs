@@ -21,6 +21,9 @@ use crate::dice::Dice;
 
 pub use end::SimFabric;
 
+/// Frames that a wire holds in one direction.
+const WIRE_FRAMES_MAX: usize = 64;
+
 /// How the wires behave.
 #[derive(Clone, Copy, Debug)]
 pub struct Temper {
@@ -107,6 +110,9 @@ struct Way {
     posted: VecDeque<Post>,
     arrived: VecDeque<Frame>,
     bulk: BTreeMap<u64, Bulk>,
+    /// Frames on the wire; and departures that wait until the far end has taken some.
+    flying: usize,
+    held: usize,
     /// When the last one departed and arrived: none overtakes.
     departs: Time,
     arrives: Time,
@@ -229,7 +235,9 @@ impl Net {
                 self.depart(from, to, session)
             }
             Due::Arrive { from, to, session, frame } if stands(self, from, to, session) => {
-                self.way(from, to).arrived.push_back(frame);
+                let way = self.way(from, to);
+                way.flying -= 1;
+                way.arrived.push_back(frame);
                 self.deliver(to);
             }
             Due::Moved { from, to, session, serial } if stands(self, from, to, session) => {
@@ -301,7 +309,12 @@ impl Net {
     }
 
     fn depart(&mut self, from: NodeId, to: NodeId, session: u64) {
-        let Some(post) = self.way(from, to).posted.pop_front() else { return };
+        let way = self.way(from, to);
+        if way.flying + way.arrived.len() >= WIRE_FRAMES_MAX {
+            way.held += 1;
+            return;
+        }
+        let Some(post) = way.posted.pop_front() else { return };
         let mut bytes = post.head;
         if post.bulk.is_none() {
             let port = self.port(from);
@@ -325,6 +338,7 @@ impl Net {
         let now = self.now;
         let arrives = now + self.latency();
         let way = self.way(from, to);
+        way.flying += 1;
         way.arrives = way.arrives.max(arrives);
         let after = way.arrives - now;
         self.at(after, Due::Arrive { from, to, session, frame: Frame { bytes, bulk: post.bulk } });
@@ -339,6 +353,12 @@ impl Net {
             while !self.port(to).free.is_empty() {
                 let Some(frame) = self.way(from, to).arrived.pop_front() else { break };
                 self.deliver_one(from, to, &frame);
+                let Some(session) = self.links[&ends(from, to)].session else { continue };
+                let way = self.way(from, to);
+                if way.held > 0 {
+                    way.held -= 1;
+                    self.at(Duration::ZERO, Due::Depart { from, to, session });
+                }
             }
         }
     }

@@ -198,6 +198,11 @@ impl Program {
         self.known.clear();
     }
 
+    /// Somebody waits for its reply.
+    pub fn owes(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| !body.owed.is_empty())
+    }
+
     /// One step of the process, up to where it would wait.
     pub fn step(&mut self, scene: &mut Scene<'_>) -> Next {
         self.asleep = false;

@@ -165,14 +165,31 @@ impl World {
                 && let Some((_, event)) = self.events.pop_first()
             {
                 self.done += 1;
+                let touched = self.touches(&event);
                 self.happen(event);
+                self.carry(touched);
             }
-            self.carry_all();
+            self.rouse_woken();
             if !self.ledger.findings.is_empty() {
                 break;
             }
         }
         self.close()
+    }
+
+    /// The one node that an event touches, if it is one.
+    fn touches(&self, event: &Event) -> Option<usize> {
+        match event {
+            Event::Program { at, .. } => Some(self.programs[*at].site),
+            Event::Look { node, .. }
+            | Event::Ring { node, .. }
+            | Event::ToProxy { node, .. }
+            | Event::FromProxy { node, .. }
+            | Event::ProxyExited { node, .. }
+            | Event::Tick { node }
+            | Event::Gone { node, .. } => Some(*node),
+            Event::Fault(_) | Event::Heal => None,
+        }
     }
 
     fn at(&mut self, after: Duration, event: Event) {

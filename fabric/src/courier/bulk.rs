@@ -10,7 +10,7 @@ use abi::record::{Kind, Record};
 use abi::slot::SlotCopy;
 use abi::{Claim, DcId, NodeId, side};
 use shm::lane::look_again;
-use shm::pool::Extent;
+use shm::pool::{Extent, Tally, Unsound};
 use shm::reply;
 
 use super::pair::{Held, Lent, Wanted};
@@ -326,6 +326,18 @@ impl Courier {
             self.totals.corrupt += 1;
         }
         self.room_came = true;
+    }
+
+    /// Checks that the pools are whole and counts what is out. For tests and the simulator.
+    pub fn audit(&self) -> Result<Tally, Unsound> {
+        let mut sum = Tally::default();
+        for dc in self.dcs.values() {
+            let tally = dc.pool.audit()?;
+            sum.total_bytes += tally.total_bytes;
+            sum.free_bytes += tally.free_bytes;
+            sum.loans += tally.loans;
+        }
+        Ok(sum)
     }
 
     /// Takes home everything that is out with a local endpoint that ended.

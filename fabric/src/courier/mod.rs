@@ -18,7 +18,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use abi::courier::{Attach, LinkState, TAIL_BYTES_MAX, Totals};
+use abi::courier::{Attach, LinkState, Totals};
 use abi::limits::{PROXY_POOL_BYTES_MAX, SLOTS_PER_DC};
 use abi::member::{Refusal, SegmentKind};
 use abi::record::{Kind, Record};
@@ -26,7 +26,7 @@ use abi::{DcId, Endpoint, Incarnation, NodeId, side};
 use shm::doorbell::{Doorbells, Wake};
 use shm::lane::look_again;
 use shm::map::Mapping;
-use shm::pool::{Pool, Tally, Unsound};
+use shm::pool::Pool;
 use shm::side::{OwnSide, PeerSide};
 use shm::words::{OwnWords, Words};
 
@@ -336,31 +336,15 @@ impl Courier {
                 self.knocks.insert(index);
             }
         }
-        if let Some(link) = self.links.get_mut(&node) {
+        // A session of its next incarnation may stand already, and its openings wait for their answers.
+        let link = self.links.get_mut(&node).filter(|link| link.incarnation <= Some(incarnation));
+        if let Some(link) = link {
             link.dirty.clear();
             link.control.clear();
             link.opening.clear();
         }
         self.outputs.push(Output::NodeClosed { node });
         self.knock_all();
-    }
-
-    /// Bytes for the daemon of a node, or of every node that is up. Dropped when the link is not: the daemon says
-    /// everything again when it is.
-    pub fn send_directory(&mut self, to: Option<NodeId>, bytes: &[u8]) {
-        let chunk = abi::limits::HEAD_BYTES_MAX - abi::record::BYTES;
-        for (node, link) in &mut self.links {
-            if link.session.is_none() || to.is_some_and(|to| to != *node) || link.control.len() > CONTROL_MAX
-            {
-                continue;
-            }
-            for (n, part) in bytes.chunks(chunk).enumerate() {
-                let arg = (bytes.len() as u64) << 32 | (n * chunk) as u64;
-                let record = Record { kind: Kind::Directory, count: 0, pair: None, arg };
-                link.control.push_back([&record.to_bytes()[..], part].concat());
-            }
-        }
-        debug_assert!(bytes.len() <= TAIL_BYTES_MAX);
     }
 
     /// A local endpoint rang: it has something for one of its pairs.
@@ -507,17 +491,5 @@ impl Courier {
 
     pub fn totals(&self) -> Totals {
         self.totals
-    }
-
-    /// Checks that the pools are whole and counts what is out. For tests and the simulator.
-    pub fn audit(&self) -> Result<Tally, Unsound> {
-        let mut sum = Tally::default();
-        for dc in self.dcs.values() {
-            let tally = dc.pool.audit()?;
-            sum.total_bytes += tally.total_bytes;
-            sum.free_bytes += tally.free_bytes;
-            sum.loans += tally.loans;
-        }
-        Ok(sum)
     }
 }

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
+use abi::courier::TAIL_BYTES_MAX;
 use abi::limits::{LANE_SLOTS, SLOT_BYTES};
-use abi::record::{Kind, Record};
+use abi::record::{self, Kind, Record};
 use abi::side::END_DEAD;
 use abi::slot::{EXTENT, SlotCopy, WITHDRAWABLE, WITHDRAWN};
 use abi::{Corrupt, NodeId, side};
@@ -11,7 +12,7 @@ use shm::lane::{self, LaneReader, look_again};
 use shm::side::Mirrored;
 use shm::{notify, reply};
 
-use super::{Courier, Output, PairIndex};
+use super::{CONTROL_MAX, Courier, Output, PairIndex};
 use crate::{Desc, Fabric, Piece, RegionKey};
 
 /// Descriptors posted at once.
@@ -76,6 +77,24 @@ fn words_bytes<const N: usize, const B: usize>(words: [u64; N]) -> [u8; B] {
 }
 
 impl Courier {
+    /// Bytes for the daemon of a node, or of every node that is up. Dropped when the link is not: the daemon says
+    /// everything again when it is.
+    pub fn send_directory(&mut self, to: Option<NodeId>, bytes: &[u8]) {
+        let chunk = abi::limits::HEAD_BYTES_MAX - record::BYTES;
+        for (node, link) in &mut self.links {
+            if link.session.is_none() || to.is_some_and(|to| to != *node) || link.control.len() > CONTROL_MAX
+            {
+                continue;
+            }
+            for (n, part) in bytes.chunks(chunk).enumerate() {
+                let arg = (bytes.len() as u64) << 32 | (n * chunk) as u64;
+                let record = Record { kind: Kind::Directory, count: 0, pair: None, arg };
+                link.control.push_back([&record.to_bytes()[..], part].concat());
+            }
+        }
+        debug_assert!(bytes.len() <= TAIL_BYTES_MAX);
+    }
+
     /// Sends for every link that is up. Returns whether more could be sent at once.
     pub(super) fn pump(&mut self, fabric: &mut dyn Fabric) -> bool {
         let mut more = false;

@@ -685,13 +685,34 @@ fn claims_from_the_wire_that_overflow_close_the_pair_and_nothing_else() {
 fn an_extent_accepted_when_its_session_was_already_lost_goes_home() {
     let mut rig = Rig::joined(Mode::Eager);
     rig.ends[0].publish(0, Kind::Post, 0, Some(claim_at(0, 5000)), b"");
-    // The other end finds the announcement and the loss in one look.
-    rig.ends[1].courier.retry_waiting(&mut rig.ends[1].fabric);
-    for _ in 0..4 {
-        rig.step(0);
-    }
-    rig.wire.flap(node(0), node(1));
+    (0..4).for_each(|_| rig.step(0));
+    let end = &mut rig.ends[1];
+    let mut done = Vec::with_capacity(256);
+    end.fabric.poll(Duration::ZERO, &mut done);
+    rig.wire.cut(node(0), node(1));
+    end.fabric.poll(Duration::ZERO, &mut done);
+    done.into_iter().for_each(|completion| end.courier.on_completion(completion, &mut end.fabric));
+    rig.wire.heal(node(0), node(1));
     rig.settle();
-    assert_eq!(rig.ends[1].take(1).unwrap().claim().unwrap().len_bytes, 5000);
-    assert_eq!(rig.ends[1].lent(), 1);
+    let claim = rig.ends[1].take(1).unwrap().claim().unwrap();
+    let end = &mut rig.ends[1];
+    returns::give(&end.own, claim.token, end.memory);
+    rig.settle();
+    assert_eq!(rig.ends[1].lent(), 0);
+}
+
+#[test]
+fn the_death_of_an_incarnation_leaves_the_openings_of_the_next_one_to_be_answered() {
+    let mut rig = Rig::new(Mode::Eager);
+    let dead = rig.wire.incarnation(node(0));
+    rig.restart(0);
+    rig.ends[1].attached = true;
+    rig.settle();
+    let opening = Output::RemoteOpen { local: endpoint(1), remote: endpoint(0), node: node(0) };
+    assert!(rig.ends[1].outputs.contains(&opening));
+    let end = &mut rig.ends[1];
+    end.courier.node_dead(node(0), dead, &mut end.fabric);
+    end.courier.refuse(endpoint(1), endpoint(0), Refusal::NoSuchEndpoint);
+    rig.settle();
+    assert_eq!(rig.ends[0].mirror.end().0, side::END_REFUSED);
 }

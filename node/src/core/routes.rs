@@ -37,6 +37,10 @@ impl Core {
                 Far { .. } => self.sight(own, to).ok_or(Refusal::NotReady),
             };
         }
+        // It has ended for the caller, who heard of it before the directory did.
+        if local.is_past(to) {
+            return Err(Refusal::NoSuchEndpoint);
+        }
         let proxy = self.plan.route(node).ok_or(Refusal::NotReady)?;
         let theirs = self.proxy_memory(proxy, own.dc).ok_or(Refusal::NotReady)?;
         if !self.has_free_side(local.memory) || !self.has_free_side(theirs) {
@@ -136,8 +140,7 @@ impl Core {
         let there = self.locals.get(&local);
         let far = there.and_then(|l| l.far(remote));
         let lives = there.is_some_and(|l| l.stage.is_visible());
-        let is_past =
-            there.is_some_and(|l| l.past.get(&remote.slot).is_some_and(|g| *g >= remote.generation));
+        let is_past = there.is_some_and(|l| l.is_past(remote));
         let why = match far {
             _ if !plausible => {
                 out.push(Effect::Note(Note::ProxyWrong {
@@ -211,13 +214,13 @@ impl Core {
         }
         let mut ended = Vec::new();
         for (own, remote) in homeless {
+            // Rung first: who withdraws a message must know of the proxy that may have sent it (`dvk::core`, `withdraw`).
+            self.hint(own, remote, out);
             if !self.attach(own, remote, out) {
                 break;
             }
             if self.locals.get(&own).is_some_and(|l| l.stage.is_dead()) {
                 ended.push(own);
-            } else {
-                self.hint(own, remote, out);
             }
         }
         ended.dedup();
@@ -331,6 +334,11 @@ impl Far {
 }
 
 impl super::state::Local {
+    /// It was done with this remote endpoint, or with a later one of the slot.
+    pub(super) fn is_past(&self, remote: Endpoint) -> bool {
+        self.past.get(&remote.slot).is_some_and(|done| *done >= remote.generation)
+    }
+
     /// The half of a pair that leads to a proxy.
     pub(super) fn far(&self, remote: Endpoint) -> Option<Far> {
         match self.links.get(&remote)?.via {

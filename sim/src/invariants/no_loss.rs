@@ -1,5 +1,5 @@
 //! What was accepted arrives, if its destination lives: of a sender that lives, and what a dead one had published; unless
-//! the sender's node was declared dead where the destination is (ARCHITECTURE, invariant 1; IPC, "Death and loss").
+//! the sender's node was declared dead where the destination is, or its machine was restarted (ARCHITECTURE, invariant 1; IPC, "Death and loss").
 
 use abi::Endpoint;
 
@@ -9,7 +9,8 @@ pub fn drained(ledger: &Ledger) -> Option<String> {
     for ((source, destination), stream) in &ledger.streams {
         let alive = ledger.is_alive(*destination);
         let node = ledger.lives.get(destination).map(|life| life.node);
-        if !alive || node.is_none_or(|node| ledger.is_buried(node, *source)) {
+        let vanished = ledger.lives.get(source).is_some_and(|life| life.vanished);
+        if !alive || vanished || node.is_none_or(|node| ledger.is_buried(node, *source)) {
             continue;
         }
         if let Some(number) = stream.sent.iter().position(is_lost) {

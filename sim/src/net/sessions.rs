@@ -111,6 +111,7 @@ impl Net {
         for (n, from, to) in [(0, one, other), (1, other, one)] {
             let way = self.way(from, to);
             way.arrived.clear();
+            (way.flying, way.held) = (0, 0);
             let (posted, bulk) = (std::mem::take(&mut way.posted), std::mem::take(&mut way.bulk));
             for post in posted.into_iter().filter(|p| p.bulk.is_none()) {
                 self.port(from).regions.release_all(&post.pieces);

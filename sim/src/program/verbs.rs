@@ -56,7 +56,7 @@ impl Body {
 
     /// Lets go of views and answers requests, now and then.
     fn tidy(&mut self, scene: &mut Scene<'_>) -> Option<Next> {
-        if !self.views.is_empty() && (scene.dice.one_in(4) || self.views.len() > 12) {
+        if !self.views.is_empty() && (scene.dice.one_in(16) || self.views.len() > 24) {
             let at = scene.dice.below(self.views.len() as u64) as usize;
             self.let_go(scene, at);
         }

@@ -328,8 +328,11 @@ impl Body {
                 self.think(scene)
             }
             On::Sent { .. } | On::Call { .. } => {
-                let bound = scene.now + Duration::from_millis(WITHDRAW_WAIT_MS);
-                self.withdrawing(scene, on, limit, bound)
+                // Much may happen between the last look and the withdrawal: a process can be stopped anywhere.
+                let pause = scene.dice.us(0, 400);
+                let bound = scene.now + pause + Duration::from_millis(WITHDRAW_WAIT_MS);
+                self.state = State::Withdrawing { on, limit, bound };
+                Next::At(scene.now + pause)
             }
         }
     }

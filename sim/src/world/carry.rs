@@ -11,24 +11,30 @@ use crate::net::{SimFabric, lock};
 use crate::site::{Heard, Outward, PROXY};
 
 impl World {
-    /// After each event: what somebody left to be carried, who was rung.
-    pub(super) fn carry_all(&mut self) {
-        for node in 0..self.homes.len() {
+    /// After each event: what somebody left to be carried, who was rung. `None`: on every node.
+    pub(super) fn carry(&mut self, touched: Option<usize>) {
+        let nodes = touched.map_or(0..self.homes.len(), |node| node..node + 1);
+        for node in nodes.clone() {
             self.carry_daemon(node);
             self.carry_proxy(node);
             self.tick_later(node);
         }
-        let woken = lock(&self.net).take_woken();
-        for id in woken {
-            self.rouse_proxy(id.0 as usize - 1);
-        }
         for at in 0..self.programs.len() {
             let program = &self.programs[at];
-            if program.asleep && !self.homes[program.site].site.sleeps(program.slot.0 as usize) {
+            let rung = program.asleep && nodes.contains(&program.site);
+            if rung && !self.homes[program.site].site.sleeps(program.slot.0 as usize) {
                 self.programs[at].asleep = false;
                 let after = self.dice.us(1, 40);
                 self.wake_program(at, after);
             }
+        }
+    }
+
+    /// Proxies for which the wires have something.
+    pub(super) fn rouse_woken(&mut self) {
+        let woken = lock(&self.net).take_woken();
+        for id in woken {
+            self.rouse_proxy(id.0 as usize - 1);
         }
     }
 

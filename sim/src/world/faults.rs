@@ -71,7 +71,12 @@ impl World {
         };
         self.trace.note(self.now, at, format_args!("FAULT {name}"));
         match fault {
-            Fault::KillProgram { at } => self.kill_program(at, true),
+            Fault::KillProgram { at } => {
+                // A server that has not answered yet, if there is one and the planned one owes nothing.
+                let owes = |n: &usize| self.programs[*n].owes();
+                let at = if at % 2 == 0 { (0..self.programs.len()).find(owes).unwrap_or(at) } else { at };
+                self.kill_program(at, true);
+            }
             Fault::Cut { one, other, for_long } => {
                 lock(&self.net).cut(one, other);
                 self.at(for_long, Event::Fault(Fault::Rejoin { one, other }));
@@ -101,6 +106,7 @@ impl World {
             }
         }
         drop(self.homes[node].proxy.take());
+        self.ledger.vanished(self.homes[node].site.id);
         let ids: Vec<NodeId> = self.homes.iter().map(|h| h.site.id).collect();
         let old = &self.homes[node];
         let (id, life, proxy_lives, look) = (old.site.id, old.life + 1, old.proxy_lives, old.look);
