@@ -268,6 +268,12 @@ impl Driver {
                 Output::NodeClosed { node } => self.tell(FromProxy::NodeClosed { node }, &[]),
                 Output::Detached { local, remote } => self.tell(FromProxy::Detached { local, remote }, &[]),
                 Output::Fenced { by } => self.tell(FromProxy::Fenced { by }, &[]),
+                Output::Condemned { pair, why } => {
+                    tracing::warn!(local = %pair.source, remote = %pair.destination, %why, "pair closed");
+                }
+                Output::BadRecord { node, why } => {
+                    tracing::warn!(node = node.0, %why, "records refused");
+                }
             }
         }
         self.outputs = outputs;

@@ -34,6 +34,12 @@ impl Returns {
         Returns { head: peer.words().load(RETURNS_TAIL, Ordering::Acquire) }
     }
 
+    /// The peer's ring is behind what has been read of it: it has closed the pair and made its side fresh again.
+    pub fn went_back(&self, peer: &PeerSide) -> bool {
+        // Relaxed: nothing is read on the strength of it.
+        peer.words().load(RETURNS_TAIL, Ordering::Relaxed) < self.head
+    }
+
     /// The next returned token and its memory. A claim: the caller checks that it is out.
     pub fn next(&mut self, peer: &PeerSide) -> Result<Option<(u32, u32)>, Corrupt> {
         // Pairs with: `give` RETURNS_TAIL store.

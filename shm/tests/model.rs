@@ -366,6 +366,8 @@ struct Carried {
     reader: LaneReader,
     wire: VecDeque<SlotCopy>,
     sent_next: u64,
+    /// Below it slots have left in some session: what was said of them stays said when they are sent again.
+    left: u64,
     delivered: Vec<u64>,
     skipped: Vec<u64>,
     certain: BTreeSet<u64>,
@@ -383,6 +385,7 @@ impl Carried {
             reader: LaneReader::from_sequence(first),
             wire: VecDeque::new(),
             sent_next: first,
+            left: first,
             delivered: Vec::new(),
             skipped: Vec::new(),
             certain: BTreeSet::new(),
@@ -404,6 +407,7 @@ impl Carried {
             _ => {
                 self.writer.leave(&self.back.as_peer());
                 (self.back, self.mirror) = (OwnSide::heap(), OwnSide::heap());
+                self.left = 0;
                 self.lose_session();
             }
         }
@@ -419,7 +423,10 @@ impl Carried {
     fn send(&mut self) {
         let source = self.source.as_peer();
         if LaneReader::peek(&source, self.sent_next, SOURCE).unwrap().is_some() {
-            self.back.set_taking(self.sent_next + 1);
+            if self.sent_next >= self.left {
+                self.left = self.sent_next + 1;
+                self.back.set_taking(self.left);
+            }
             look_again();
             self.wire.extend(LaneReader::peek(&source, self.sent_next, SOURCE).unwrap());
             self.sent_next += 1;

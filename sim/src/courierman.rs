@@ -27,6 +27,8 @@ pub struct Courierman {
     rescan: Duration,
     /// What it has said to the daemon.
     pub said: Vec<(FromProxy, Vec<u8>)>,
+    /// What it has refused as against the protocol, in words.
+    pub refused: Vec<String>,
 }
 
 /// What a look came to.
@@ -59,6 +61,7 @@ impl Courierman {
             frozen: false,
             rescan: Duration::from_millis(RESCAN_FIRST_MS),
             said: vec![(FromProxy::Hello { version: VERSION, token }, Vec::new())],
+            refused: Vec::new(),
         }
     }
 
@@ -159,6 +162,14 @@ impl Courierman {
                 Output::NodeClosed { node } => FromProxy::NodeClosed { node },
                 Output::Detached { local, remote } => FromProxy::Detached { local, remote },
                 Output::Fenced { by } => FromProxy::Fenced { by },
+                Output::Condemned { pair, why } => {
+                    self.refused.push(format!("{} with {}: {why}", pair.source, pair.destination));
+                    continue;
+                }
+                Output::BadRecord { node, why } => {
+                    self.refused.push(format!("a record of node {node}: {why}"));
+                    continue;
+                }
             };
             self.said.push((message, bytes));
         }

@@ -333,8 +333,6 @@ impl Core {
         peer.side = far.side.clone();
         peer.memory = memory;
         peer.stalled = false;
-        // What a predecessor was given back is its affair; its successor starts with an empty ring of ours.
-        peer.returns = Returns::from_now(&peer.side);
         *peer.path.far.borrow_mut() = far;
         peer.path.knock();
         self.pending.set(index);

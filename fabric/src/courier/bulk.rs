@@ -8,7 +8,7 @@ use abi::limits::{
 };
 use abi::record::{Kind, Record};
 use abi::slot::SlotCopy;
-use abi::{Claim, DcId, NodeId, side};
+use abi::{Claim, DcId, NodeId};
 use shm::lane::look_again;
 use shm::pool::{Extent, Tally, Unsound};
 use shm::reply;
@@ -304,8 +304,9 @@ impl Courier {
                         self.take_home(index, token);
                     }
                 }
-                // Told of the end, it has closed the pair and made its side fresh again; we are about to be told.
-                Err(_) if pair.own.as_peer().end().0 != side::END_NONE => return,
+                // It has heard of the peer's end, from us, from a predecessor of ours or from the daemon, and has closed
+                // the pair; we are about to be told to let go.
+                Err(_) if pair.returns.went_back(&side) => return,
                 Err(corrupt) => {
                     self.condemn(index, corrupt);
                     return;

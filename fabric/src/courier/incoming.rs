@@ -31,8 +31,12 @@ impl Courier {
         let mut bytes = std::mem::take(&mut self.scratch);
         self.read_buffer(buffer, len_bytes, &mut bytes);
         self.totals.bytes_received += len_bytes as u64;
-        if self.on_record(node, &bytes).is_err() {
+        if let Err(why) = self.on_record(node, &bytes) {
             self.totals.corrupt += 1;
+            if let Some(link) = self.links.get_mut(&node).filter(|link| !link.complained) {
+                link.complained = true;
+                self.outputs.push(Output::BadRecord { node, why });
+            }
         }
         self.scratch = bytes;
     }

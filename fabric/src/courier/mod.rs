@@ -22,7 +22,7 @@ use abi::courier::{Attach, LinkState, Totals};
 use abi::limits::{PROXY_POOL_BYTES_MAX, SLOTS_PER_DC};
 use abi::member::{Refusal, SegmentKind};
 use abi::record::{Kind, Record};
-use abi::{DcId, Endpoint, Incarnation, NodeId, side};
+use abi::{Corrupt, DcId, Endpoint, Incarnation, NodeId, Pair, side};
 use shm::doorbell::{Doorbells, Wake};
 use shm::lane::look_again;
 use shm::map::Mapping;
@@ -37,20 +37,57 @@ use pair::{Carried, PairIndex};
 /// What the courier wants the daemon to know or do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
-    RemoteOpen { local: Endpoint, remote: Endpoint, node: NodeId },
-    WantSegment { memory: u32, segment: u32 },
-    NewPoolSegment { dc: DcId, len_bytes: u64 },
-    Directory { node: NodeId, incarnation: Incarnation, bytes: Vec<u8> },
-    Link { node: NodeId, incarnation: Incarnation, state: LinkState },
-    NodeClosed { node: NodeId },
-    Detached { local: Endpoint, remote: Endpoint },
-    Fenced { by: NodeId },
+    RemoteOpen {
+        local: Endpoint,
+        remote: Endpoint,
+        node: NodeId,
+    },
+    WantSegment {
+        memory: u32,
+        segment: u32,
+    },
+    NewPoolSegment {
+        dc: DcId,
+        len_bytes: u64,
+    },
+    Directory {
+        node: NodeId,
+        incarnation: Incarnation,
+        bytes: Vec<u8>,
+    },
+    Link {
+        node: NodeId,
+        incarnation: Incarnation,
+        state: LinkState,
+    },
+    NodeClosed {
+        node: NodeId,
+    },
+    Detached {
+        local: Endpoint,
+        remote: Endpoint,
+    },
+    Fenced {
+        by: NodeId,
+    },
+    /// An endpoint at either end of the pair broke the protocol: it is carried no more.
+    Condemned {
+        pair: Pair,
+        why: Corrupt,
+    },
+    /// A node sent a record that is none. Said once a session.
+    BadRecord {
+        node: NodeId,
+        why: Corrupt,
+    },
 }
 
 /// A link to another node.
 #[derive(Default)]
 struct Link {
     session: Option<u64>,
+    /// A bad record of this session has been reported.
+    complained: bool,
     incarnation: Option<Incarnation>,
     /// Pairs with something to say.
     dirty: BTreeSet<PairIndex>,
@@ -411,6 +448,7 @@ impl Courier {
     fn up(&mut self, node: NodeId, session: u64, incarnation: Incarnation) {
         let Some(link) = self.links.get_mut(&node) else { return };
         link.session = Some(session);
+        link.complained = false;
         link.incarnation = Some(incarnation);
         link.directory.clear();
         link.opening.clear();

@@ -454,12 +454,8 @@ impl Courier {
     }
 
     /// A local endpoint broke the protocol: its pair is carried no more, and both ends see it ended.
-    pub(super) fn condemn(&mut self, index: PairIndex, _why: Corrupt) {
-        self.totals.corrupt += 1;
-        let Some(pair) = self.pair_mut(index) else { return };
-        if pair.closed {
-            return;
-        }
+    pub(super) fn condemn(&mut self, index: PairIndex, why: Corrupt) {
+        let Some(pair) = self.pair_mut(index).filter(|pair| !pair.closed) else { return };
         pair.closed = true;
         pair.own.end(side::END_DEAD, pair.published());
         let (node, outward, end) = (pair.node, pair.outward(), pair.sent_next);
@@ -470,5 +466,7 @@ impl Courier {
             link.control.push_back([&record[..], &body[..]].concat());
         }
         self.knocks.insert(index);
+        self.totals.corrupt += 1;
+        self.outputs.push(Output::Condemned { pair: outward, why });
     }
 }

@@ -571,6 +571,39 @@ fn a_detached_pair_leaves_a_side_of_zeroes_and_a_whole_pool() {
 }
 
 #[test]
+fn a_side_made_fresh_before_the_detach_is_heard_of_is_nobodys_fault() {
+    let mut rig = Rig::joined(Mode::Eager);
+    rig.ends[0].publish(0, Kind::Post, 0, Some(claim_at(0, 64)), b"");
+    rig.settle();
+    let view = rig.ends[1].take(1).expect("it was sent");
+    let end = &mut rig.ends[1];
+    returns::give(&end.own, view.claim().unwrap().token, end.memory);
+    rig.settle();
+    // The end was heard of from the predecessor; the successor is still to hear of it when the pair is closed.
+    rig.wire.cut(node(0), node(1));
+    rig.restart(1);
+    rig.ends[1].own.clear();
+    rig.ends[1].courier.hint(DC, 1);
+    rig.wire.heal(node(0), node(1));
+    rig.settle();
+    assert_eq!(rig.ends[1].courier.totals().corrupt, 0, "{:?}", rig.ends[1].outputs);
+}
+
+#[test]
+fn more_returned_than_can_be_out_closes_the_pair_and_is_reported_once() {
+    let mut rig = Rig::joined(Mode::Eager);
+    let tail = EXTENTS_PER_PAIR_MAX + 1;
+    rig.ends[1].own.words().store(side::RETURNS_TAIL, tail, shm::sync::Ordering::Relaxed);
+    for _ in 0..3 {
+        rig.ends[1].courier.hint(DC, 1);
+        rig.settle();
+    }
+    let reports = rig.ends[1].outputs.iter().filter(|output| matches!(output, Output::Condemned { .. }));
+    assert_eq!((reports.count(), rig.ends[1].courier.totals().corrupt), (1, 1));
+    assert_eq!(rig.ends[0].mirror.end().0, side::END_DEAD);
+}
+
+#[test]
 fn a_dead_endpoints_pair_is_let_go_when_the_far_end_is_done_with_it_and_not_before() {
     let gone = Output::Detached { local: endpoint(0), remote: endpoint(1) };
     let mut rig = Rig::joined(Mode::Eager);

@@ -132,10 +132,11 @@ impl World {
             let who = format!("the proxy of node {}", home.site.id);
             self.ledger.find("wakes", wakes::looked_again(&who, Some("slots to send")));
         }
-        let corrupt = home.proxy.as_ref().map_or(0, |proxy| proxy.courier.totals().corrupt);
         let who = home.site.id;
-        self.ledger
-            .find("corrupt", (corrupt > 0).then(|| format!("the proxy of node {who} condemned {corrupt}")));
+        if let Some(proxy) = home.proxy.as_ref().filter(|proxy| proxy.courier.totals().corrupt > 0) {
+            let refused = proxy.refused.join("; ");
+            self.ledger.find("corrupt", Some(format!("the proxy of node {who} refused {refused}")));
+        }
         match looked {
             Looked::More => self.rouse_proxy(node),
             Looked::Asleep { rescan } => {
