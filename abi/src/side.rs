@@ -35,6 +35,8 @@ pub const RAISES: usize = 32;
 pub const RAISED: usize = 33;
 /// Number of notification words.
 pub const RAISED_WORDS: usize = NOTIFY_BITS + 1;
+/// Which of them is the wake-up's.
+pub const WAKE: usize = NOTIFY_BITS;
 /// Seen counters of the peer's bits.
 pub const SEEN: usize = 80;
 

@@ -38,7 +38,9 @@ pub const WITHDRAWN: u8 = 2;
 pub const EXTENT: u8 = 4;
 /// The sender waits for this slot's consumption: the receiver rings when it has taken it.
 pub const TELL: u8 = 8;
-const FLAGS_ALL: u8 = WITHDRAWABLE | WITHDRAWN | EXTENT | TELL;
+/// In a reply ring: the server dropped the request without an answer.
+pub const ABANDONED: u8 = 16;
+const FLAGS_ALL: u8 = WITHDRAWABLE | WITHDRAWN | EXTENT | TELL | ABANDONED;
 
 /// The header's first word, checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -352,13 +352,15 @@ impl Binding {
 
     /// Receives a message, a request or a notification.
     ///
-    /// Order: notifications (lowest slot first), after each round of them one message; senders in turn; first in,
+    /// Order: a wake-up, notifications (lowest slot first), after each round of them one message; senders in turn; first in,
     /// first out for each. `From::Endpoint` only ever returns something of that endpoint. Source: MINIX `receive`.
     pub fn receive(&mut self, from: From, timeout: Timeout) -> Result<Delivery, ReceiveError> {
         self.receive_accepting(from, timeout, true)
     }
 
-    /// Receives a request, or a plain message; never a notification. The server's half of `sendrec`.
+    /// Receives a request, a plain message or a wake-up; never a notification. The server's half of `sendrec`.
+    ///
+    /// A request dropped without a `reply` answers its client with [`SendrecError::Abandoned`].
     pub fn receive_request(&mut self, timeout: Timeout) -> Result<Delivery, ReceiveError> {
         self.receive_accepting(From::Any, timeout, false)
     }
@@ -440,16 +442,30 @@ impl Binding {
         }
     }
 
-    /// Answers a request that was received. Never blocks; `Ok` when it is published.
+    /// Answers a request that was received, once. Never blocks; `Ok` when it is published.
     pub fn reply(&mut self, request: &Delivery, message: Message) -> Result<(), ReplyError> {
-        let What::Request { call } = request.what() else { return Err(ReplyError::NotARequest) };
-        self.core.reply(request.source(), call, message)
+        self.core.reply(request, message)
     }
 
     /// Raises bits at an endpoint. Never blocks once introduced, never lost, or-ed until received.
     pub fn notify(&mut self, to: Endpoint, bits: u32) -> Result<(), NotifyError> {
+        self.raise(to, |core, index| core.notify(index, bits))
+    }
+
+    /// Has an endpoint's `receive(From::Any)` or `receive_request` return `What::Woken`, now, or at once when it next waits.
+    ///
+    /// Never blocks once introduced. Several wake-ups of one source before the receiver looks are one.
+    pub fn wake(&mut self, to: Endpoint) -> Result<(), NotifyError> {
+        self.raise(to, Core::wake)
+    }
+
+    fn raise(
+        &mut self,
+        to: Endpoint,
+        raise: impl FnOnce(&mut Core, PeerIndex) -> bool,
+    ) -> Result<(), NotifyError> {
         match self.peer(to, deadline_of(Timeout::Forever), Timeout::Forever) {
-            Ok(index) if self.core.notify(index, bits) => Ok(()),
+            Ok(index) if raise(&mut self.core, index) => Ok(()),
             Ok(_) | Err(NoPeer::Dead) => Err(NotifyError::DeadDestination),
             Err(NoPeer::WouldBlock) => Err(NotifyError::Unavailable(Unavailable::Slow)),
             Err(NoPeer::Unavailable(why)) => Err(NotifyError::Unavailable(why)),

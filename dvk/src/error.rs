@@ -102,6 +102,8 @@ pub enum SendrecError {
     DeadSource,
     /// Its node was declared dead when the request had left.
     DeliveryUnknown,
+    /// The server dropped the request without an answer: its effect is unknown.
+    Abandoned,
     /// Each of the two waits for the other's reply.
     Deadlock,
     /// The lane to it, or what may be out in extents, is full.
@@ -118,6 +120,8 @@ pub enum ReplyError {
     NotWaiting,
     /// What was received was no request.
     NotARequest,
+    /// The request has been answered already.
+    Answered,
     /// Too much is out in extents with this client.
     Full,
 }
@@ -243,6 +247,9 @@ impl fmt::Display for SendrecError {
                 f.write_str("the server ended after taking the request: its effect is unknown")
             }
             SendrecError::DeliveryUnknown => f.write_str(UNKNOWN),
+            SendrecError::Abandoned => {
+                f.write_str("the server dropped the request unanswered: its effect is unknown")
+            }
             SendrecError::Deadlock => {
                 f.write_str("each of the two waits for the other's reply: answer first")
             }
@@ -258,6 +265,7 @@ impl fmt::Display for ReplyError {
         f.write_str(match self {
             ReplyError::NotWaiting => "the client no longer waits for this reply",
             ReplyError::NotARequest => "what was received was no request: only a request is replied to",
+            ReplyError::Answered => "the request has been answered already: a request is replied to once",
             ReplyError::Full => "too much is out in extents with this client: reply without one",
         })
     }

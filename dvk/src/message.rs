@@ -10,7 +10,7 @@ use abi::limits::{INLINE_BYTES_MAX, INLINE_BYTES_WITH_EXTENT_MAX};
 use abi::{Endpoint, slot};
 use shm::map::Mapping;
 use shm::pool::Loan;
-use shm::returns;
+use shm::{lane, reply, returns};
 
 use crate::peer::Path;
 
@@ -83,7 +83,7 @@ impl Message {
     pub(crate) fn to_slot(&self, kind: slot::Kind, flags: u8, source: Endpoint, call: u32) -> slot::SlotCopy {
         let flags = if self.loan.is_some() { flags | slot::EXTENT } else { flags };
         let mut out = slot::SlotCopy {
-            head: shm::lane::head(kind, flags),
+            head: lane::head(kind, flags),
             source: source.to_word(),
             sequence: 0,
             kind: self.kind,
@@ -119,10 +119,12 @@ pub enum From {
 pub enum What {
     /// A `post` or a `send`.
     Message,
-    /// A `sendrec`: its client waits for `reply`.
+    /// A `sendrec`: its client waits for `reply`. Dropped unanswered, it is answered with `Abandoned`.
     Request { call: u32 },
     /// Bits that were raised since the last time. Carries nothing else.
     Notification { bits: u32 },
+    /// A `wake`: nothing came along, look at what you wait for besides messages.
+    Woken,
     /// The answer to our own `sendrec`.
     Reply,
 }
@@ -135,6 +137,7 @@ pub struct Delivery {
     len: u8,
     inline: Inline,
     view: Option<View>,
+    owed: Option<Owed>,
 }
 
 impl Delivery {
@@ -143,15 +146,28 @@ impl Delivery {
         what: What,
         message: &slot::SlotCopy,
         view: Option<View>,
+        owed: Option<Owed>,
     ) -> Delivery {
         let mut inline = Inline::default();
         let len = message.inline_into(&mut inline.0) as u8;
-        Delivery { source, what, kind: message.kind, len, inline, view }
+        Delivery { source, what, kind: message.kind, len, inline, view, owed }
     }
 
     pub(crate) fn of_bits(source: Endpoint, bits: u32) -> Delivery {
-        let what = What::Notification { bits };
-        Delivery { source, what, kind: 0, len: 0, inline: Inline::default(), view: None }
+        Delivery::empty(source, What::Notification { bits })
+    }
+
+    pub(crate) fn of_wake(source: Endpoint) -> Delivery {
+        Delivery::empty(source, What::Woken)
+    }
+
+    fn empty(source: Endpoint, what: What) -> Delivery {
+        Delivery { source, what, kind: 0, len: 0, inline: Inline::default(), view: None, owed: None }
+    }
+
+    /// The answer that its client waits for.
+    pub(crate) fn owed(&self) -> Option<&Owed> {
+        self.owed.as_ref()
     }
 
     /// Who sent it. Cannot be forged.
@@ -219,6 +235,45 @@ impl Home {
             returns::give(&self.path.own, self.token, self.memory);
             self.path.knock_for_returns();
         }
+    }
+}
+
+/// The answer to a request that was received. Dropped unanswered, it tells the client.
+pub(crate) struct Owed {
+    path: Rc<Path>,
+    me: Endpoint,
+    call: u32,
+    answered: Cell<bool>,
+}
+
+impl Owed {
+    pub(crate) fn new(path: Rc<Path>, me: Endpoint, call: u32) -> Owed {
+        Owed { path, me, call, answered: Cell::new(false) }
+    }
+
+    pub(crate) fn call(&self) -> u32 {
+        self.call
+    }
+
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered.get()
+    }
+
+    /// Nothing more is owed: a reply is published, or nobody waits for one.
+    pub(crate) fn settle(&self) {
+        self.answered.set(true);
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        let waits = || self.path.far.borrow().side.gave_up() < self.call;
+        if self.is_answered() || !self.path.is_open() || !waits() {
+            return;
+        }
+        let mut slot = Message::new(0).to_slot(slot::Kind::Reply, slot::ABANDONED, self.me, self.call);
+        reply::publish(&self.path.own, &mut slot);
+        self.path.knock();
     }
 }
 

@@ -36,17 +36,29 @@ pub struct Sent {
     pub replied: Option<u64>,
 }
 
+/// Bits of a notification, and the wake-up.
+pub const RAISABLE: usize = 33;
+/// The wake-up, among the bits.
+pub const WAKE: u64 = 1 << 32;
+
 /// All that went from one endpoint to another.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Stream {
     pub sent: Vec<Sent>,
     /// The number that must be the least of the next delivery.
     pub next: u64,
-    /// Bits raised since they were last received.
-    pub raised: u32,
+    /// Bits raised since they were last received; bit 32 is the wake-up.
+    pub raised: u64,
     /// How often each bit was raised and received: received at most once for each time it was raised.
-    pub raises: [u32; 32],
-    pub receipts: [u32; 32],
+    pub raises: [u32; RAISABLE],
+    pub receipts: [u32; RAISABLE],
+}
+
+impl Default for Stream {
+    fn default() -> Stream {
+        let counts = [0; RAISABLE];
+        Stream { sent: Vec::new(), next: 0, raised: 0, raises: counts, receipts: counts }
+    }
 }
 
 /// One life of an endpoint.
@@ -146,16 +158,16 @@ impl Ledger {
         self.find("withdrawn", invariants::withdrawn::decided(fate, true, &what));
     }
 
-    pub fn raised(&mut self, source: Endpoint, destination: Endpoint, bits: u32) {
+    pub fn raised(&mut self, source: Endpoint, destination: Endpoint, bits: u64) {
         let stream = self.stream(source, destination);
         stream.raised |= bits;
-        (0..32).filter(|bit| bits >> bit & 1 != 0).for_each(|bit| stream.raises[bit] += 1);
+        (0..RAISABLE).filter(|bit| bits >> bit & 1 != 0).for_each(|bit| stream.raises[bit] += 1);
     }
 
-    pub fn notified(&mut self, source: Endpoint, me: Endpoint, bits: u32) {
+    pub fn notified(&mut self, source: Endpoint, me: Endpoint, bits: u64) {
         let stream = self.stream(source, me);
         stream.raised &= !bits;
-        (0..32).filter(|bit| bits >> bit & 1 != 0).for_each(|bit| stream.receipts[bit] += 1);
+        (0..RAISABLE).filter(|bit| bits >> bit & 1 != 0).for_each(|bit| stream.receipts[bit] += 1);
         let found = invariants::notifications::received(stream, source, me);
         self.find("notifications", found);
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use abi::member::{Reply, Request, VERSION};
 use abi::{Endpoint, Name, Slot, doorbell};
 use dvk::core::{Call, Core, PeerIndex, Sent};
-use dvk::message::View;
+use dvk::message::{Delivery, View};
 use fabric::Time;
 use node::core::ConnId;
 use shm::pool::Pool;
@@ -112,10 +112,8 @@ struct Held {
 }
 
 /// A request that is to be answered.
-#[derive(Clone, Copy)]
 struct Owed {
-    client: Endpoint,
-    call: u32,
+    request: Delivery,
     number: u64,
 }
 
@@ -144,6 +142,7 @@ enum Verb {
     Send,
     Call,
     Notify(u32),
+    Wake,
 }
 
 enum State {

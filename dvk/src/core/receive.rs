@@ -1,6 +1,6 @@
 //! The receiving half: whose turn it is, and what is handed out.
 //!
-//! Order of `receive(Any)`: notifications, lowest slot first; after each round of them one pending message; messages
+//! Order of `receive(Any)`: a wake-up, then notifications, lowest slot first; after each round of them one pending message; messages
 //! first in, first out for each sender, and whoever has one pending is served before anyone is served twice.
 
 use abi::slot::{EXTENT, Kind, TELL};
@@ -10,7 +10,7 @@ use shm::notify;
 
 use super::{Core, Host, PeerIndex};
 use crate::error::ReceiveError;
-use crate::message::{Delivery, What};
+use crate::message::{Delivery, Owed, What};
 
 /// What may be handed out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +30,9 @@ impl Core {
     ) -> Result<Option<Delivery>, ReceiveError> {
         self.pull(host).map_err(ReceiveError::Unavailable)?;
         self.collect_hints();
+        if let Some(woken) = self.next_wake() {
+            return Ok(Some(woken));
+        }
         if accepts.notifications
             && let Some(floor) = self.note_floor
         {
@@ -73,6 +76,46 @@ impl Core {
         }
     }
 
+    /// A wake-up that was not seen yet, whoever it is from.
+    #[inline]
+    fn next_wake(&mut self) -> Option<Delivery> {
+        for at in 0..self.attended.len() {
+            if let Some(woken) = self.wake_of(self.attended[at]) {
+                return Some(woken);
+            }
+        }
+        let mut from = 0;
+        while let Some(index) = self.pending.first_from(from) {
+            if let Some(woken) = self.wake_of(index) {
+                return Some(woken);
+            }
+            from = index.0 + 1;
+        }
+        None
+    }
+
+    #[inline]
+    fn wake_of(&mut self, index: PeerIndex) -> Option<Delivery> {
+        if self.peer(index)?.has_bits() { self.take_wake(index) } else { None }
+    }
+
+    #[cold]
+    fn take_wake(&mut self, index: PeerIndex) -> Option<Delivery> {
+        // As the bits of a dead notifier, its wake-up is cleared.
+        if self.look_at_end(index).is_some() {
+            return None;
+        }
+        let peer = self.peer_mut(index)?;
+        let raises = notify::raises(&peer.side);
+        if !notify::take_wake(&peer.path.own, &peer.side) {
+            return None;
+        }
+        if !notify::has_unseen_bits(&peer.path.own, &peer.side) {
+            peer.raises_seen = raises;
+        }
+        Some(Delivery::of_wake(peer.endpoint))
+    }
+
     fn next_notification(&mut self, floor: u32) -> Option<Delivery> {
         let mut best: Option<(u32, PeerIndex)> = None;
         let mut consider = |core: &Core, index: PeerIndex| {
@@ -103,8 +146,12 @@ impl Core {
 
     fn take_bits(&mut self, index: PeerIndex) -> u32 {
         let Some(peer) = self.peer_mut(index) else { return 0 };
-        peer.raises_seen = notify::raises(&peer.side);
+        let raises = notify::raises(&peer.side);
         let bits = notify::take(&peer.path.own, &peer.side);
+        // A wake-up waits for whoever receives from anybody.
+        if !notify::is_woken(&peer.path.own, &peer.side) {
+            peer.raises_seen = raises;
+        }
         self.counters.received += (bits != 0) as u64;
         bits
     }
@@ -209,12 +256,12 @@ impl Core {
                 Err(corrupt) => return Err(self.condemn(index, corrupt)),
             };
             self.counters.received += 1;
-            let what = if slot.head.kind == Kind::Request {
-                What::Request { call: slot.call }
+            let (what, owed) = if slot.head.kind == Kind::Request {
+                (What::Request { call: slot.call }, Some(Owed::new(path, self.me, slot.call)))
             } else {
-                What::Message
+                (What::Message, None)
             };
-            return Ok(Some(Delivery::of_slot(source, what, &slot, view)));
+            return Ok(Some(Delivery::of_slot(source, what, &slot, view, owed)));
         }
     }
 

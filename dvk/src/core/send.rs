@@ -236,6 +236,10 @@ impl Core {
             Ok(None) => None,
             Ok(Some(slot)) => {
                 // A reply with a call id that is not current cannot get here: `read` asked for this one.
+                if slot.head.has(slot::ABANDONED) {
+                    self.end_call(index);
+                    return Some(Err(SendrecError::Abandoned));
+                }
                 let readable = match self.peer(index)?.stalled {
                     true => Ok(false),
                     false => self.can_read(index, &slot, host),
@@ -258,7 +262,7 @@ impl Core {
                 }
                 self.end_call(index);
                 self.counters.received += 1;
-                Some(Ok(Delivery::of_slot(source, What::Reply, &slot, view)))
+                Some(Ok(Delivery::of_slot(source, What::Reply, &slot, view, None)))
             }
             Err(corrupt) => {
                 self.end_call(index);
@@ -320,7 +324,19 @@ impl Core {
     }
 
     /// Answers a request. Never waits.
-    pub fn reply(&mut self, client: Endpoint, call: u32, mut message: Message) -> Result<(), ReplyError> {
+    pub fn reply(&mut self, request: &Delivery, message: Message) -> Result<(), ReplyError> {
+        let Some(owed) = request.owed() else { return Err(ReplyError::NotARequest) };
+        if owed.is_answered() {
+            return Err(ReplyError::Answered);
+        }
+        let replied = self.reply_to(request.source(), owed.call(), message);
+        if replied != Err(ReplyError::Full) {
+            owed.settle();
+        }
+        replied
+    }
+
+    fn reply_to(&mut self, client: Endpoint, call: u32, mut message: Message) -> Result<(), ReplyError> {
         let Some(index) = self.find(client) else { return Err(ReplyError::NotWaiting) };
         let me = self.me;
         let Some(peer) = self.peer_mut(index) else { return Err(ReplyError::NotWaiting) };
@@ -358,6 +374,17 @@ impl Core {
             return false;
         }
         notify::raise(&peer.path.own, bits);
+        peer.path.knock();
+        true
+    }
+
+    /// Ends the peer's wait for anybody, now or when it next begins one.
+    pub fn wake(&mut self, index: PeerIndex) -> bool {
+        let Some(peer) = self.peer(index) else { return false };
+        if peer.end.is_some() || self.known(peer.endpoint) != super::Known::Alive {
+            return false;
+        }
+        notify::raise_wake(&peer.path.own);
         peer.path.knock();
         true
     }

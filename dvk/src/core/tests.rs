@@ -12,7 +12,7 @@ use shm::side::OwnSide;
 use shm::words::OwnWords;
 
 use super::*;
-use crate::error::{PostError, ReceiveError, SendError, SendrecError};
+use crate::error::{PostError, ReceiveError, ReplyError, SendError, SendrecError};
 use crate::message::{Delivery, Message, What};
 
 const ALL: Accepts = Accepts { notifications: true, attend: false };
@@ -170,10 +170,9 @@ fn a_request_is_answered_and_its_extent_and_the_replys_go_home() {
     let call = a.start_call(to_b, request, true).unwrap();
     assert!(a.poll_call(call, &mut node.hands).is_none());
     let mut got = b.poll_any(NO_NOTES, &mut node.hands).unwrap().unwrap();
-    let What::Request { call: asked } = got.what() else { panic!("a request") };
     assert_eq!(got.take_view().unwrap().to_vec(), vec![3; 1000]);
     let answer = loaned(&mut b, 70_000, 4);
-    b.reply(at(1), asked, answer).unwrap();
+    b.reply(&got, answer).unwrap();
     let reply = a.poll_call(call, &mut node.hands).unwrap().unwrap();
     assert_eq!((reply.what(), reply.view().unwrap().to_vec()), (What::Reply, vec![4; 70_000]));
     assert_eq!((loans_out(&mut a), loans_out(&mut b)), (0, 1), "the reply's view is held");
@@ -187,11 +186,52 @@ fn a_late_reply_to_a_call_that_was_given_up_is_refused_and_its_extent_stays_home
     let (mut a, mut b, to_b, _) = node.pair();
     let call = a.start_call(to_b, text(b"?"), true).unwrap();
     let got = node.any(&mut b).unwrap();
-    let What::Request { call: asked } = got.what() else { panic!("a request") };
     assert_eq!(a.give_up(call, false, &mut node.hands), Some(SendrecError::TimedOutTaken));
     let late = loaned(&mut b, 64, 1);
-    assert!(b.reply(at(1), asked, late).is_err());
+    assert!(b.reply(&got, late).is_err());
     assert_eq!(loans_out(&mut b), 0);
+}
+
+#[test]
+fn a_request_is_answered_once_and_abandoned_when_it_is_dropped_unanswered() {
+    let mut node = Node::new();
+    let (mut a, mut b, to_b, _) = node.pair();
+    let call = a.start_call(to_b, text(b"?"), true).unwrap();
+    let got = node.any(&mut b).unwrap();
+    b.reply(&got, text(b"!")).unwrap();
+    assert_eq!(b.reply(&got, text(b"again")), Err(ReplyError::Answered));
+    drop(got);
+    assert_eq!(a.poll_call(call, &mut node.hands).unwrap().unwrap().inline(), b"!");
+    let call = a.start_call(to_b, text(b"?"), true).unwrap();
+    drop(node.any(&mut b).unwrap());
+    assert_eq!(a.poll_call(call, &mut node.hands).unwrap().unwrap_err(), SendrecError::Abandoned);
+    // What was given up before it is dropped leaves no answer for the call after the next, which shares its place.
+    let call = a.start_call(to_b, text(b"?"), true).unwrap();
+    let late = node.any(&mut b).unwrap();
+    assert_eq!(a.give_up(call, false, &mut node.hands), Some(SendrecError::TimedOutTaken));
+    drop(late);
+    let call = a.start_call(to_b, text(b"?"), true).unwrap();
+    assert!(a.poll_call(call, &mut node.hands).is_none());
+}
+
+#[test]
+fn a_wake_up_comes_first_waits_for_a_receive_from_anybody_and_comes_once() {
+    let mut node = Node::new();
+    let (mut a, mut b, to_b, _) = node.pair();
+    a.post(to_b, text(b"later")).unwrap();
+    assert!(a.notify(to_b, 1) && a.wake(to_b) && a.wake(to_b));
+    let from_a = b.poll_from(at(1), ALL, &mut node.hands).unwrap().unwrap();
+    assert_eq!(from_a.what(), What::Notification { bits: 1 });
+    assert_eq!(b.poll_from(at(1), ALL, &mut node.hands).unwrap().unwrap().inline(), b"later");
+    assert!(b.poll_from(at(1), ALL, &mut node.hands).unwrap().is_none());
+    assert!(a.notify(to_b, 2));
+    let woken = b.poll_any(NO_NOTES, &mut node.hands).unwrap().unwrap();
+    assert_eq!((woken.what(), woken.source()), (What::Woken, at(1)));
+    assert_eq!(node.any(&mut b).unwrap().what(), What::Notification { bits: 2 });
+    assert!(node.any(&mut b).is_none());
+    assert!(a.wake(to_b));
+    assert_eq!(b.poll_any(NO_NOTES, &mut node.hands).unwrap().unwrap().what(), What::Woken);
+    assert!(b.poll_any(NO_NOTES, &mut node.hands).unwrap().is_none() && b.is_quiet());
 }
 
 #[test]
@@ -200,9 +240,8 @@ fn the_extent_of_a_reply_that_its_client_gave_up_goes_home() {
     let (mut a, mut b, to_b, _) = node.pair();
     let call = a.start_call(to_b, text(b"?"), true).unwrap();
     let got = node.any(&mut b).unwrap();
-    let What::Request { call: asked } = got.what() else { panic!("a request") };
     let answer = loaned(&mut b, 64, 1);
-    b.reply(at(1), asked, answer).unwrap();
+    b.reply(&got, answer).unwrap();
     assert_eq!(a.give_up(call, false, &mut node.hands), Some(SendrecError::TimedOutTaken));
     assert_eq!(loans_out(&mut b), 0);
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use dvk::{
-    From, Message, NotifyError, PostError, ReceiveError, ReplyError, SendError, Timeout, WaitError, What,
+    From, Message, NotifyError, PostError, ReceiveError, ReplyError, SendError, SendrecError, Timeout,
+    WaitError, What,
 };
 
 use super::rows;
@@ -25,6 +26,8 @@ rows!(
     a_name_is_looked_up,
     an_endpoint_that_never_was_is_dead,
     many_senders_lose_nothing,
+    a_wake_up_ends_a_wait_for_anybody_and_is_kept_for_the_next,
+    a_request_dropped_unanswered_is_abandoned,
 );
 
 fn after(duration: Duration) -> Timeout {
@@ -333,4 +336,49 @@ fn many_senders_lose_nothing(world: World) {
         .collect();
     senders.into_iter().for_each(crate::support::Life::join);
     assert_eq!(server.join(), SENDERS as usize);
+}
+
+fn a_wake_up_ends_a_wait_for_anybody_and_is_kept_for_the_next(world: World) {
+    let server = world.spawn(Place::There, 0, |mut me| {
+        let first = me.receive(From::Any, after(LONG)).expect("the waker says who it is").source();
+        let waiting = me.receive(From::Any, after(LONG)).expect("woken while it waits");
+        assert_eq!((waiting.what(), waiting.source()), (What::Woken, first));
+        let only = me.receive(From::Endpoint(first), after(LONG)).expect("a message, not the wake-up before it");
+        assert_eq!((only.what(), only.kind()), (What::Message, 2));
+        let kept = me.receive_request(after(LONG)).expect("the wake-up that came meanwhile");
+        assert_eq!((kept.what(), kept.source()), (What::Woken, first));
+        me.receive(From::Any, after(SHORT)).map(|extra| extra.what())
+    });
+    let mut me = world.bind(Place::Here, 0);
+    world.meet(&mut me, server.endpoint);
+    me.send(server.endpoint, Message::new(1), after(LONG)).expect("taken");
+    std::thread::sleep(SHORT);
+    me.wake(server.endpoint).expect("it lives");
+    // Nobody says when a wake-up was seen: the second one must not be the first.
+    std::thread::sleep(SHORT);
+    me.wake(server.endpoint).expect("it lives");
+    me.wake(server.endpoint).expect("it lives");
+    std::thread::sleep(SHORT);
+    me.send(server.endpoint, Message::new(2), after(LONG)).expect("taken");
+    assert_eq!(server.join(), Err(ReceiveError::TimedOut), "one wake-up too many");
+}
+
+fn a_request_dropped_unanswered_is_abandoned(world: World) {
+    let server = world.spawn(Place::There, 0, |mut me| {
+        let request = me.receive_request(after(LONG)).expect("a request");
+        assert!(request.view().is_some_and(|view| view.to_vec() == [5; 1000]));
+        drop(request);
+        let request = me.receive_request(after(LONG)).expect("the next request");
+        me.reply(&request, Message::new(3)).expect("it waits");
+        me.reply(&request, Message::new(4))
+    });
+    let mut me = world.bind(Place::Here, 0);
+    world.meet(&mut me, server.endpoint);
+    let mut loan = me.loan(1000).expect("a buffer");
+    loan.fill(5);
+    let dropped = me.sendrec(server.endpoint, Message::new(1).with(loan), after(LONG));
+    assert_eq!(dropped.map(|reply| reply.kind()), Err(SendrecError::Abandoned));
+    assert_eq!(me.sendrec(server.endpoint, Message::new(2), after(LONG)).expect("the answer").kind(), 3);
+    assert_eq!(server.join(), Err(ReplyError::Answered));
+    eventually("the request's extent comes home", || me.audit().expect("a whole pool").loans == 0);
 }

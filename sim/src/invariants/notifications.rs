@@ -2,11 +2,11 @@
 
 use abi::Endpoint;
 
-use crate::ledger::{Ledger, Stream};
+use crate::ledger::{Ledger, RAISABLE, Stream};
 
 /// A bit is received at most once for each time it was raised.
 pub fn received(stream: &Stream, source: Endpoint, me: Endpoint) -> Option<String> {
-    let bit = (0..32).find(|bit| stream.receipts[*bit] > stream.raises[*bit])?;
+    let bit = (0..RAISABLE).find(|bit| stream.receipts[*bit] > stream.raises[*bit])?;
     let (receipts, raises) = (stream.receipts[bit], stream.raises[bit]);
     Some(format!("{me} received bit {bit} of {source} {receipts} times, raised {raises}"))
 }

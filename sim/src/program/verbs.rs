@@ -13,7 +13,7 @@ use shm::pool::Loan;
 use super::{Body, Limit, Next, On, Scene, State, Verb};
 use crate::dice::mix;
 use crate::invariants::payload::pattern;
-use crate::ledger::Fate;
+use crate::ledger::{Fate, WAKE};
 use crate::site::node_of;
 
 /// Endpoints remembered, so that the dead are called too.
@@ -47,6 +47,7 @@ impl Body {
             50..74 => self.say(scene, known, Verb::Post),
             74..83 => self.say(scene, known, Verb::Send),
             83..95 => self.say(scene, known, Verb::Call),
+            95 => self.say(scene, known, Verb::Wake),
             _ => {
                 let bits = 1 << scene.dice.below(32) | 1 << scene.dice.below(32);
                 self.say(scene, known, Verb::Notify(bits))
@@ -124,11 +125,13 @@ impl Body {
             (Verb::Call, false) => "sendrec, remote",
             (Verb::Notify(_), true) => "notify, local",
             (Verb::Notify(_), false) => "notify, remote",
+            (Verb::Wake, true) => "wake, local",
+            (Verb::Wake, false) => "wake, remote",
         });
         // Upwards only, so that no two wait for one another for ever.
         let limit =
             if to.slot > self.me.slot && scene.dice.one_in(2) { Limit::Forever } else { self.short(scene) };
-        let limit = if matches!(verb, Verb::Post | Verb::Notify(_)) { Limit::Forever } else { limit };
+        let limit = if matches!(verb, Verb::Post | Verb::Notify(_) | Verb::Wake) { Limit::Forever } else { limit };
         match self.core.find(to) {
             Some(index) => {
                 let pulled = self.core.pull(&mut Body::hands(&mut self.home, self.conn, scene));
@@ -201,10 +204,19 @@ impl Body {
         match verb {
             Verb::Notify(bits) => {
                 if self.core.notify(index, bits) {
-                    scene.ledger.raised(self.me, to, bits);
+                    scene.ledger.raised(self.me, to, bits.into());
                 } else {
                     scene.told_dead(self.me, to);
                     scene.row("notify to a dead one");
+                }
+                self.think(scene)
+            }
+            Verb::Wake => {
+                if self.core.wake(index) {
+                    scene.ledger.raised(self.me, to, WAKE);
+                } else {
+                    scene.told_dead(self.me, to);
+                    scene.row("wake of a dead one");
                 }
                 self.think(scene)
             }
@@ -354,6 +366,11 @@ impl Body {
     /// Answers the oldest request that is owed.
     fn answer(&mut self, scene: &mut Scene<'_>) {
         let Some(owed) = self.owed.pop_front() else { return };
+        let client = owed.request.source();
+        if scene.dice.one_in(12) {
+            scene.count("request dropped");
+            return;
+        }
         let value = mix(owed.number ^ self.me.to_word());
         let loan = if scene.dice.below(10) < 3 { self.loan(scene) } else { None };
         let extent_bytes = loan.as_ref().map_or(u32::MAX, |loan| loan.len() as u32);
@@ -365,15 +382,15 @@ impl Body {
         let message = match loan {
             Some(mut loan) => {
                 let len_bytes = loan.len();
-                loan.copy_from_slice(&pattern(self.me, owed.client, owed.number, len_bytes));
+                loan.copy_from_slice(&pattern(self.me, client, owed.number, len_bytes));
                 message.with(loan).inline(&inline)
             }
             None => message.inline(&inline),
         };
         scene.count("reply");
-        match self.core.reply(owed.client, owed.call, message) {
+        match self.core.reply(&owed.request, message) {
             Ok(()) => {
-                let stream = scene.ledger.stream(owed.client, self.me);
+                let stream = scene.ledger.stream(client, self.me);
                 if let Some(sent) = stream.sent.get_mut(owed.number as usize) {
                     sent.replied = Some(value);
                 }

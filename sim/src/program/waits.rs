@@ -12,7 +12,7 @@ use shm::lane::Withdrawal;
 use super::verbs::STAMP_BYTES;
 use super::{Body, Held, Limit, Next, On, Owed, Scene, State, Wait};
 use crate::invariants::{payload, replies, wakes};
-use crate::ledger::Fate;
+use crate::ledger::{Fate, WAKE};
 use crate::site::node_of;
 
 /// How thoroughly to look.
@@ -236,6 +236,7 @@ impl Body {
             Err(SendrecError::DeadSource) if near => ("sendrec: DeadSource, local", Fate::Taken),
             Err(SendrecError::DeadSource) => ("sendrec: DeadSource, remote", Fate::Taken),
             Err(SendrecError::DeliveryUnknown) => ("sendrec: DeliveryUnknown", Fate::Unknown),
+            Err(SendrecError::Abandoned) => ("sendrec: Abandoned", Fate::Taken),
             Err(SendrecError::Deadlock) => ("sendrec: Deadlock", Fate::Unknown),
             Err(why) => {
                 scene.ledger.find("corrupt", Some(format!("{} calling {to}: {why:?}", self.me)));
@@ -272,7 +273,12 @@ impl Body {
         if let What::Notification { bits } = delivery.what() {
             scene.count("notification received");
             scene.trace.note(scene.now, scene.site.id, format_args!("{} < {source} bits {bits:#x}", self.me));
-            return scene.ledger.notified(source, self.me, bits);
+            return scene.ledger.notified(source, self.me, bits.into());
+        }
+        if delivery.what() == What::Woken {
+            scene.count("wake-up received");
+            scene.trace.note(scene.now, scene.site.id, format_args!("{} < {source} woken", self.me));
+            return scene.ledger.notified(source, self.me, WAKE);
         }
         let inline = delivery.inline();
         let (number, meant) = (word(inline, 0), word(inline, 8));
@@ -290,10 +296,10 @@ impl Body {
                 "delivered from a dead sender, remote"
             });
         }
-        if let What::Request { call } = delivery.what() {
-            self.owed.push_back(Owed { client: source, call, number });
-        }
         let view = delivery.take_view();
+        if matches!(delivery.what(), What::Request { .. }) {
+            self.owed.push_back(Owed { request: delivery, number });
+        }
         self.keep(scene, source, number, len, view, what);
     }
 
@@ -381,6 +387,7 @@ impl Found {
         match self {
             Found::Got(delivery) => match delivery.what() {
                 What::Notification { .. } => "a notification",
+                What::Woken => "a wake-up",
                 What::Message | What::Request { .. } | What::Reply => "a message",
             },
             Found::Received(_) => "the end of a source",
