@@ -24,7 +24,7 @@ use crate::error::{
     BindError, LoanError, NotifyError, PostError, ReceiveError, ReplyError, SendError, SendrecError,
     Unavailable, WaitError,
 };
-use crate::message::{Delivery, From, Message, What};
+use crate::message::{Delivery, From, Message};
 use crate::timeout::Timeout;
 use crate::waiting::{Look, deadline_of, left_until};
 

@@ -37,8 +37,10 @@ fn a_destination_that_dies_before_taking_is_dead_destination(world: World) {
 
 fn a_client_of_a_server_that_dies_with_its_request_hears_dead_source(world: World) {
     let server = world.spawn(Place::There, 0, |mut me| {
-        me.receive_request(AFTER).expect("the request");
+        let request = me.receive_request(AFTER).expect("the request");
         std::thread::sleep(SHORT);
+        drop(me);
+        drop(request);
     });
     let mut me = world.bind(Place::Here, 0);
     world.meet(&mut me, server.endpoint);
