@@ -26,6 +26,8 @@ pub const LANE_SLOTS: u64 = if cfg!(loom) { 2 } else { 256 };
 pub const ROOM_TOLD_EVERY_SLOTS: u64 = if cfg!(loom) { 1 } else { LANE_SLOTS / 4 };
 /// Entries of a reply ring.
 pub const REPLY_SLOTS: u64 = 2;
+/// So often a client tells every peer how far its calls have come.
+pub const CALLS_KNOWN_EVERY: u64 = 1 << 28;
 /// Extents that one endpoint may have out with one peer: the entries of the peer's return ring.
 pub const EXTENTS_PER_PAIR_MAX: u64 = 256;
 /// Bytes that one endpoint may have out with one peer in extents.

@@ -13,7 +13,7 @@ pub const CONSUMED: usize = 0;
 pub const TAKING: usize = 1;
 /// What became of the last withdrawable slot: `(sequence + 1) * 2`, + 1 if it was taken.
 pub const OUTCOME: usize = 2;
-/// Call id of the last reply taken from this peer that carried an extent.
+/// Number of the call whose reply was the last one taken from this peer that carried an extent.
 pub const REPLY_TAKEN: usize = 3;
 /// The call that this endpoint waits for from this peer; 0 = none.
 pub const CALLING: usize = 4;
@@ -24,7 +24,9 @@ pub const FINAL: usize = 9;
 
 /// On a line of its own: 1 while the reader scans the peer's lane by itself and needs no ring.
 pub const ATTENDING: usize = 16;
-/// Beside it, rarely written: the last call that was given up.
+/// Beside it, rarely written: the last call that was given up. No call up to this one takes a reply any more. Brought up
+/// to date every `limits::CALLS_KNOWN_EVERY` calls in any case, so that the half of a number that a slot has room for
+/// stands for one call alone: a client makes 2^32 of them in a quarter of an hour.
 pub const GAVE_UP: usize = 17;
 /// 1 while the owner of extents sleeps for returned ones.
 pub const WANTS_RETURNS: usize = 18;
@@ -40,7 +42,7 @@ pub const WAKE: usize = NOTIFY_BITS;
 /// Seen counters of the peer's bits.
 pub const SEEN: usize = 80;
 
-/// The reply ring: the entry of call id `c` is `c % REPLY_SLOTS`.
+/// The reply ring: the entry of call `c` is `c % REPLY_SLOTS`.
 pub const REPLIES: usize = 128;
 
 /// Number of extents given back to the peer. Monotone.

@@ -4,8 +4,8 @@
 //! | --- | --- | --- |
 //! | 0 | 0..32 lap, 32..40 kind, 40..48 flags, 48..64 inline length | written last, with release |
 //! | 1 | | source endpoint |
-//! | 2 | | sequence number in its stream, from 0 |
-//! | 3 | 0..32 type, 32..64 call id | the user's type; 0 = no call |
+//! | 2 | | sequence number in its stream, from 0; of a reply: the number of its call |
+//! | 3 | 0..32 type, 32..64 call | the user's type; the low half of the call's number |
 //! | 4..16 | | body: 96 bytes, or an extent's descriptor (3 words) and 72 bytes |
 
 use crate::extent::{Claim, Corrupt};
@@ -55,6 +55,24 @@ pub struct Head {
 #[inline]
 pub const fn lap(sequence: u64) -> u32 {
     ((sequence / LANE_SLOTS) % u32::MAX as u64) as u32 + 1
+}
+
+/// The lap that the reply to `call` carries: never 0.
+#[inline]
+pub const fn lap_of_reply(call: u64) -> u32 {
+    (call % u32::MAX as u64) as u32 + 1
+}
+
+/// What a slot has room for of a call's number: its low half.
+#[inline]
+pub const fn call_low(call: u64) -> u32 {
+    call as u32
+}
+
+/// The whole number of a call from its low half and a number of the same client that is near: see `side::GAVE_UP`.
+#[inline]
+pub const fn call_of(low: u32, near: u64) -> u64 {
+    near.wrapping_add_signed(low.wrapping_sub(call_low(near)) as i32 as i64)
 }
 
 impl Head {
@@ -218,6 +236,17 @@ mod tests {
         assert!(Head::from_word(good | (EXTENT as u64) << 40).is_err(), "96 bytes beside a descriptor");
         assert!(Head::from_word(good | 0x80 << 40).is_err(), "an unknown flag");
         assert!(Head::from_word(good & !(0xff << 32)).is_err(), "kind 0");
+    }
+
+    #[test]
+    fn a_call_has_its_whole_number_from_one_that_is_near() {
+        let half = 1 << 31;
+        for near in [0, 1, u32::MAX as u64, 1 << 32, (1 << 40) + 7] {
+            for call in [near, near + 1, near + half - 1, near.saturating_sub(half)] {
+                assert_eq!(call_of(call_low(call), near), call, "near {near}");
+            }
+        }
+        assert_eq!([0, u32::MAX as u64 - 1, u32::MAX as u64].map(lap_of_reply), [1, u32::MAX, 1]);
     }
 
     #[test]

@@ -82,19 +82,21 @@ impl Shared {
 fn ask(core: &mut Core, to: PeerIndex, mut step: impl FnMut()) -> Delivery {
     let message = Message::new(1).inline(&BODY);
     let call = core.start_call(to, message, false).expect("room for a request");
-    loop {
+    let mut got = None;
+    while got.is_none() {
         step();
-        if let Some(done) = core.poll_call(call, &mut Nobody) {
-            return done.expect("a reply");
-        }
+        core.poll_call(call, &mut Nobody, &mut got);
     }
+    got.expect("the reply that was waited for")
 }
 
 fn answer(core: &mut Core) -> bool {
     if core.is_quiet() {
         return false;
     }
-    let Some(request) = core.poll_any(REQUESTS, &mut Nobody).expect("an honest peer") else { return false };
+    let mut got = None;
+    core.poll_any(REQUESTS, &mut Nobody, &mut got).expect("an honest peer");
+    let Some(request) = got else { return false };
     let reply = Message::new(request.kind()).inline(request.inline());
     core.reply(&request, reply).expect("it waits");
     true

@@ -373,23 +373,25 @@ impl Binding {
     ) -> Result<Delivery, ReceiveError> {
         let accepts = Accepts { notifications, attend: self.wait != Wait::Block };
         let deadline = deadline_of(timeout);
-        let found = self.wait_on(None, deadline, |core, daemon, look| {
+        let mut got = None;
+        let ended = self.wait_on(None, deadline, |core, daemon, look| {
             if look == Look::Quick && core.is_quiet() {
                 return None;
             }
             let polled = match from {
-                From::Any => core.poll_any(accepts, daemon),
-                From::Endpoint(source) => match core.poll_from(source, accepts, daemon) {
-                    Ok(None) if look != Look::Quick => core.poll_from_end(source, daemon).map(|()| None),
+                From::Any => core.poll_any(accepts, daemon, &mut got),
+                From::Endpoint(source) => match core.poll_from(source, accepts, daemon, &mut got) {
+                    Ok(()) if got.is_none() && look != Look::Quick => core.poll_from_end(source, daemon),
                     polled => polled,
                 },
             };
-            polled.transpose()
+            if polled.is_ok() && got.is_none() { None } else { Some(polled) }
         });
-        match found {
-            Some(result) => result,
-            None if timeout == Timeout::Zero => Err(ReceiveError::WouldBlock),
-            None => Err(ReceiveError::TimedOut),
+        match (got, ended) {
+            (Some(got), _) => Ok(got),
+            (None, Some(Err(why))) => Err(why),
+            (None, _) if timeout == Timeout::Zero => Err(ReceiveError::WouldBlock),
+            (None, _) => Err(ReceiveError::TimedOut),
         }
     }
 
@@ -410,23 +412,25 @@ impl Binding {
             Err(NoPeer::Unavailable(why)) => return Err(SendrecError::Unavailable(why)),
         };
         let call = self.core.start_call(index, message, timeout != Timeout::Forever)?;
-        let waited = self.wait_on(Some(index), deadline, |core, daemon, look| {
-            if let Some(done) = core.poll_call(call, daemon) {
+        let mut got = None;
+        let ended = self.wait_on(Some(index), deadline, |core, daemon, look| {
+            if let Some(done) = core.poll_call(call, daemon, &mut got) {
                 return Some(done);
             }
             match look {
                 Look::Quick => None,
-                Look::Thorough => core.poll_call_end(call, daemon),
+                Look::Thorough => core.poll_call_end(call, daemon, &mut got),
                 Look::Last if core.is_deadlock(call) => {
                     core.give_up(call, true, daemon);
                     Some(Err(SendrecError::Deadlock))
                 }
-                Look::Last => core.poll_call_end(call, daemon),
+                Look::Last => core.poll_call_end(call, daemon, &mut got),
             }
         });
-        match waited {
-            Some(done) => done,
-            None => Err(self.give_up(call, timeout)),
+        match (got, ended) {
+            (Some(reply), _) => Ok(reply),
+            (None, Some(Err(why))) => Err(why),
+            (None, _) => Err(self.give_up(call, timeout)),
         }
     }
 

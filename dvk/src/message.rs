@@ -36,6 +36,7 @@ impl Default for Inline {
 
 impl Message {
     /// A message of this type, without any bytes yet.
+    #[inline]
     pub fn new(kind: u32) -> Message {
         Message { kind, ..Message::default() }
     }
@@ -44,6 +45,7 @@ impl Message {
     ///
     /// # Panics
     /// Beyond `limits::INLINE_BYTES_MAX` bytes, or `INLINE_BYTES_WITH_EXTENT_MAX` with a loan.
+    #[inline]
     #[must_use]
     pub fn inline(mut self, bytes: &[u8]) -> Message {
         let room = if self.loan.is_some() { INLINE_BYTES_WITH_EXTENT_MAX } else { INLINE_BYTES_MAX };
@@ -65,6 +67,7 @@ impl Message {
         self
     }
 
+    #[inline]
     pub fn kind(&self) -> u32 {
         self.kind
     }
@@ -79,7 +82,7 @@ impl Message {
     }
 
     /// The slot without its descriptor, lap and sequence.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn to_slot(&self, kind: slot::Kind, flags: u8, source: Endpoint, call: u32) -> slot::SlotCopy {
         let flags = if self.loan.is_some() { flags | slot::EXTENT } else { flags };
         let mut out = slot::SlotCopy {
@@ -90,8 +93,22 @@ impl Message {
             call,
             body: [0; slot::BODY_WORDS],
         };
-        out.set_inline(self.bytes());
+        // All of the bytes, in two loops of a fixed length: what is beyond the message's is zero.
+        out.head.len = self.len.into();
+        let from = if self.loan.is_some() { slot::BODY_WORDS - INLINE_BYTES_WITH_EXTENT_MAX / 8 } else { 0 };
+        if from == 0 {
+            put(&mut out.body, &self.inline.0);
+        } else {
+            put(&mut out.body[from..], &self.inline.0[..INLINE_BYTES_WITH_EXTENT_MAX]);
+        }
         out
+    }
+}
+
+#[inline(always)]
+fn put(words: &mut [u64], bytes: &[u8]) {
+    for (word, eight) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = u64::from_le_bytes(eight.try_into().unwrap_or([0; 8]));
     }
 }
 
@@ -120,7 +137,7 @@ pub enum What {
     /// A `post` or a `send`.
     Message,
     /// A `sendrec`: its client waits for `reply`. Dropped unanswered, it is answered with `Abandoned`.
-    Request { call: u32 },
+    Request { call: u64 },
     /// Bits that were raised since the last time. Carries nothing else.
     Notification { bits: u32 },
     /// A `wake`: nothing came along, look at what you wait for besides messages.
@@ -134,13 +151,16 @@ pub struct Delivery {
     source: Endpoint,
     what: What,
     kind: u32,
+    /// The body as it came; the inline bytes are `len` from `from` on.
+    body: Inline,
+    from: u8,
     len: u8,
-    inline: Inline,
     view: Option<View>,
     owed: Option<Owed>,
 }
 
 impl Delivery {
+    #[inline]
     pub(crate) fn of_slot(
         source: Endpoint,
         what: What,
@@ -148,9 +168,15 @@ impl Delivery {
         view: Option<View>,
         owed: Option<Owed>,
     ) -> Delivery {
-        let mut inline = Inline::default();
-        let len = message.inline_into(&mut inline.0) as u8;
-        Delivery { source, what, kind: message.kind, len, inline, view, owed }
+        let mut body = Inline::default();
+        for (word, eight) in message.body.iter().zip(body.0.chunks_exact_mut(8)) {
+            eight.copy_from_slice(&word.to_le_bytes());
+        }
+        let from =
+            if message.head.has(slot::EXTENT) { INLINE_BYTES_MAX - INLINE_BYTES_WITH_EXTENT_MAX } else { 0 };
+        // Both are checked: a head that claims more than fits was refused when it was read.
+        let (from, len) = (from as u8, message.head.len as u8);
+        Delivery { source, what, kind: message.kind, body, from, len, view, owed }
     }
 
     pub(crate) fn of_bits(source: Endpoint, bits: u32) -> Delivery {
@@ -162,7 +188,7 @@ impl Delivery {
     }
 
     fn empty(source: Endpoint, what: What) -> Delivery {
-        Delivery { source, what, kind: 0, len: 0, inline: Inline::default(), view: None, owed: None }
+        Delivery { source, what, kind: 0, body: Inline::default(), from: 0, len: 0, view: None, owed: None }
     }
 
     /// The answer that its client waits for.
@@ -171,10 +197,12 @@ impl Delivery {
     }
 
     /// Who sent it. Cannot be forged.
+    #[inline]
     pub fn source(&self) -> Endpoint {
         self.source
     }
 
+    #[inline]
     pub fn what(&self) -> What {
         self.what
     }
@@ -185,8 +213,9 @@ impl Delivery {
     }
 
     /// The inline bytes: copied, nobody can change them any more.
+    #[inline]
     pub fn inline(&self) -> &[u8] {
-        &self.inline.0[..self.len as usize]
+        &self.body.0[self.from as usize..][..self.len as usize]
     }
 
     /// The extent that came along, read in place.
@@ -242,16 +271,16 @@ impl Home {
 pub(crate) struct Owed {
     path: Rc<Path>,
     me: Endpoint,
-    call: u32,
+    call: u64,
     answered: Cell<bool>,
 }
 
 impl Owed {
-    pub(crate) fn new(path: Rc<Path>, me: Endpoint, call: u32) -> Owed {
+    pub(crate) fn new(path: Rc<Path>, me: Endpoint, call: u64) -> Owed {
         Owed { path, me, call, answered: Cell::new(false) }
     }
 
-    pub(crate) fn call(&self) -> u32 {
+    pub(crate) fn call(&self) -> u64 {
         self.call
     }
 
@@ -271,8 +300,9 @@ impl Drop for Owed {
         if self.is_answered() || !self.path.is_open() || !waits() {
             return;
         }
-        let mut slot = Message::new(0).to_slot(slot::Kind::Reply, slot::ABANDONED, self.me, self.call);
-        reply::publish(&self.path.own, &mut slot);
+        let mut slot = Message::new(0).to_slot(slot::Kind::Reply, slot::ABANDONED, self.me, 0);
+        // A courier may be looking, as far as is known here.
+        reply::publish(&self.path.own, self.call, &mut slot, true);
         self.path.knock();
     }
 }

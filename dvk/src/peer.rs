@@ -106,7 +106,7 @@ pub(crate) struct Peer {
     /// The slot at the front names an extent that cannot be had: its proxy is gone, and a successor will bring it again.
     pub(crate) stalled: bool,
     /// The last call of theirs that we answered with an extent that may not have been taken.
-    pub(crate) replied: Option<(u32, u32)>,
+    pub(crate) replied: Option<(u64, u32)>,
 }
 
 /// What is out with one peer.

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 
 use crate::map::MapError;
 use crate::os::process::{Start, StartError, inherited, pin_to, spawn};
-use clock::Clock;
+pub use clock::Clock;
 
 /// Names the echo's part in its environment; whoever sees it serves and exits.
 const ENV: &str = "DVK_BARE";

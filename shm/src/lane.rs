@@ -145,14 +145,12 @@ impl LaneWriter {
 /// Writes a slot: the body first, the head with release.
 #[inline]
 fn write(own: &OwnSide, at: usize, message: &SlotCopy) {
-    let values = message.to_words();
+    let [head, rest @ ..] = message.to_words();
     let words = own.words();
-    for (index, value) in values.iter().enumerate().skip(1) {
-        // Relaxed: ordered by the release store of the head.
-        words.store(at + index, *value, Ordering::Relaxed);
-    }
+    // Relaxed: ordered by the release store of the head.
+    words.store_all(at + 1, &rest, Ordering::Relaxed);
     // Pairs with: `read` head load (Acquire) in the peer.
-    words.store(at, values[0], Ordering::Release);
+    words.store(at, head, Ordering::Release);
 }
 
 /// Reads the slot at `at` if its head carries `lap`. Each word once.
@@ -164,12 +162,9 @@ fn read(peer: &PeerSide, at: usize, lap: u32) -> Option<[u64; WORDS]> {
     if head as u32 != lap {
         return None;
     }
-    let mut values = [0; WORDS];
-    values[0] = head;
-    for (index, value) in values.iter_mut().enumerate().skip(1) {
-        // Relaxed: ordered by the acquire load of the head.
-        *value = words.load(at + index, Ordering::Relaxed);
-    }
+    let mut values = [head; WORDS];
+    // Relaxed: ordered by the acquire load of the head.
+    values[1..].copy_from_slice(&words.load_all::<{ WORDS - 1 }>(at + 1, Ordering::Relaxed));
     Some(values)
 }
 

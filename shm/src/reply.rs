@@ -1,69 +1,75 @@
 //! Replies: a two-entry ring per pair, apart from the lane, so that a reply never stands behind posted messages.
 //!
-//! The entry of call `c` is `c % 2`; its lap is the call id. A client takes only its current call, so an entry of an
-//! older one may be overwritten: a reply never waits for room, and a late one never answers the next call.
+//! The entry of call `c` is `c % 2`; its sequence is the call's number. A client takes only its current call, so an entry
+//! of an older one may be overwritten: a reply never waits for room, and a late one never answers the next call.
 
 use abi::limits::REPLY_SLOTS;
-use abi::slot::{Kind, SlotCopy, WORDS};
+use abi::slot::{Kind, SlotCopy, WORDS, call_low, lap_of_reply};
 use abi::{Corrupt, Endpoint, side};
 
 use crate::side::{OwnSide, PeerSide};
 use crate::sync::Ordering;
 
-const fn entry(call: u32) -> usize {
-    side::REPLIES + (call as u64 % REPLY_SLOTS) as usize * WORDS
+/// Where the number of its call stands in an entry.
+const CALL: usize = 2;
+
+const fn entry(call: u64) -> usize {
+    side::REPLIES + (call % REPLY_SLOTS) as usize * WORDS
 }
 
-/// Publishes the reply to `message.call`.
+/// Publishes the reply to `call`, whose number is set here.
 ///
-/// Unlike a lane's slot, the entry may be under somebody's eyes: a courier may read an older reply, which its client
-/// gave up, while this one replaces it. So the head is taken away first, and who reads looks at it again.
+/// `carried`: the pair leads to a courier. Unlike a lane's slot, the entry may be under its eyes then: it may read an
+/// older reply, which its client gave up, while this one replaces it. So the head is taken away first, and who reads
+/// looks at it again. A client reads the entry of its current call alone, whose reply is written once: for it the line
+/// need not change hands twice.
 #[inline]
-pub fn publish(own: &OwnSide, message: &mut SlotCopy) {
-    message.head.lap = message.call;
-    let (words, at) = (own.words(), entry(message.call));
-    let values = message.to_words();
-    // Relaxed: ordered before the new body by its release stores.
-    words.store(at, 0, Ordering::Relaxed);
-    for (index, value) in values.iter().enumerate().skip(1) {
-        // Pairs with: `copy` body loads. Who sees a word of this body sees that the older head is gone.
-        words.store(at + index, *value, Ordering::Release);
+pub fn publish(own: &OwnSide, call: u64, message: &mut SlotCopy, carried: bool) {
+    message.sequence = call;
+    message.call = call_low(call);
+    message.head.lap = lap_of_reply(call);
+    let (words, at) = (own.words(), entry(call));
+    let [head, rest @ ..] = message.to_words();
+    if carried {
+        // Relaxed: ordered before the new body by its release stores.
+        words.store(at, 0, Ordering::Relaxed);
     }
+    // Pairs with: `copy` body loads. Who sees a word of this body sees that the older head is gone.
+    words.store_all(at + 1, &rest, Ordering::Release);
     // Pairs with: `copy` first head load. The body is whole when the lap is right.
-    words.store(at, values[0], Ordering::Release);
+    words.store(at, head, Ordering::Release);
 }
 
 /// Copies the entry of `call` out, each word once; `None` when it is not there or is just being replaced.
 #[inline]
-fn copy(peer: &PeerSide, call: u32) -> Option<[u64; WORDS]> {
+fn copy(peer: &PeerSide, call: u64) -> Option<[u64; WORDS]> {
     let (words, at) = (peer.words(), entry(call));
     // Pairs with: `publish` last head store.
     let head = words.load(at, Ordering::Acquire);
-    if head as u32 != call {
+    if head as u32 != lap_of_reply(call) {
         return None;
     }
     let mut values = [head; WORDS];
-    for (index, value) in values.iter_mut().enumerate().skip(1) {
-        // Pairs with: `publish` body stores. They also keep the second look at the head behind them.
-        *value = words.load(at + index, Ordering::Acquire);
-    }
+    // Pairs with: `publish` body stores. They also keep the second look at the head behind them.
+    values[1..].copy_from_slice(&words.load_all::<{ WORDS - 1 }>(at + 1, Ordering::Acquire));
     // Relaxed: ordered by the acquire loads of the body.
     (words.load(at, Ordering::Relaxed) == head).then_some(values)
 }
 
 /// Whether the reply to `call` is published in our own ring.
-pub fn is_published(own: &OwnSide, call: u32) -> bool {
+pub fn is_published(own: &OwnSide, call: u64) -> bool {
     // Relaxed: our own word.
-    own.words().load(entry(call), Ordering::Relaxed) as u32 == call
+    let word = |at| own.words().load(entry(call) + at, Ordering::Relaxed);
+    word(0) as u32 == lap_of_reply(call) && word(CALL) == call
 }
 
 /// The reply to `call`, if it is there. Nothing is marked: taking it is the client's affair.
 #[inline]
-pub fn read(peer: &PeerSide, call: u32, source: Endpoint) -> Result<Option<SlotCopy>, Corrupt> {
+pub fn read(peer: &PeerSide, call: u64, source: Endpoint) -> Result<Option<SlotCopy>, Corrupt> {
     let Some(values) = copy(peer, call) else { return Ok(None) };
     let message = SlotCopy::from_words(&values)?;
-    if message.head.kind != Kind::Reply || message.call != call {
-        return Err(Corrupt::new("reply to another call", message.call as u64));
+    if message.head.kind != Kind::Reply || message.sequence != call || message.call != call_low(call) {
+        return Err(Corrupt::new("reply to another call", message.sequence));
     }
     if message.source != source.to_word() {
         return Err(Corrupt::new("reply of another source", message.source));
@@ -71,17 +77,17 @@ pub fn read(peer: &PeerSide, call: u32, source: Endpoint) -> Result<Option<SlotC
     Ok(Some(message))
 }
 
-/// The newest reply in the peer's ring with a call id above `after`: a courier's look.
-pub fn newest(peer: &PeerSide, after: u32, source: Endpoint) -> Result<Option<SlotCopy>, Corrupt> {
+/// The newest reply in the peer's ring to a call above `after`: a courier's look.
+pub fn newest(peer: &PeerSide, after: u64, source: Endpoint) -> Result<Option<SlotCopy>, Corrupt> {
     let mut newest = None;
     let mut above = after;
     for index in 0..REPLY_SLOTS as usize {
         // Relaxed: a hint; `read` loads again with acquire.
-        let call = peer.words().load(side::REPLIES + index * WORDS, Ordering::Relaxed) as u32;
-        if call > above && call as u64 % REPLY_SLOTS == index as u64 {
+        let call = peer.words().load(side::REPLIES + index * WORDS + CALL, Ordering::Relaxed);
+        if call > above && call % REPLY_SLOTS == index as u64 {
             // One that is being replaced is found at the next look, for which its writer rings.
             newest = read(peer, call, source)?.or(newest);
-            above = newest.map_or(above, |reply: SlotCopy| reply.call);
+            above = newest.map_or(above, |reply: SlotCopy| reply.sequence);
         }
     }
     Ok(newest)
@@ -96,16 +102,14 @@ mod tests {
 
     const SOURCE: Endpoint = Endpoint::new(DcId(1), Slot(3), Generation(9));
 
-    fn answer(own: &OwnSide, call: u32) {
+    fn answer(own: &OwnSide, call: u64) {
         let (head, source) = (lane::head(Kind::Reply, 0), SOURCE.to_word());
-        publish(
-            own,
-            &mut SlotCopy { head, source, sequence: 0, kind: 1, call, body: [call.into(); BODY_WORDS] },
-        );
+        let mut reply = SlotCopy { head, source, sequence: 0, kind: 1, call: 0, body: [call; BODY_WORDS] };
+        publish(own, call, &mut reply, true);
     }
 
-    fn read_call(own: &OwnSide, call: u32) -> Result<Option<u32>, Corrupt> {
-        read(&own.as_peer(), call, SOURCE).map(|slot| slot.map(|slot| slot.call))
+    fn read_call(own: &OwnSide, call: u64) -> Result<Option<u64>, Corrupt> {
+        read(&own.as_peer(), call, SOURCE).map(|slot| slot.map(|slot| slot.sequence))
     }
 
     #[test]
@@ -123,7 +127,7 @@ mod tests {
     #[test]
     fn a_reply_of_another_kind_call_or_source_is_corrupt() {
         let own = OwnSide::heap();
-        for (word, value) in [(0, 6 | 1 << 32), (1, 5), (3, 1 | 8 << 32)] {
+        for (word, value) in [(0, 7 | 1 << 32), (1, 5), (2, 6 + (1 << 32)), (3, 1 | 8 << 32)] {
             answer(&own, 6);
             own.words().store(entry(6) + word, value, Ordering::Relaxed);
             assert!(read_call(&own, 6).is_err(), "word {word}");
@@ -133,12 +137,15 @@ mod tests {
     #[test]
     fn a_courier_finds_the_newest_reply_it_has_not_carried() {
         let own = OwnSide::heap();
-        let newest = |after| newest(&own.as_peer(), after, SOURCE).map(|slot| slot.map(|slot| slot.call));
+        let newest = |after| newest(&own.as_peer(), after, SOURCE).map(|slot| slot.map(|slot| slot.sequence));
         assert_eq!(newest(0), Ok(None));
         answer(&own, 4);
         answer(&own, 5);
         assert_eq!((newest(3), newest(4), newest(5)), (Ok(Some(5)), Ok(Some(5)), Ok(None)));
         answer(&own, 6);
         assert_eq!(newest(5), Ok(Some(6)));
+        let late = (1 << 32) + 1;
+        answer(&own, late);
+        assert_eq!((newest(6), newest(late)), (Ok(Some(late)), Ok(None)), "numbers do not wrap");
     }
 }

@@ -48,24 +48,24 @@ impl OwnSide {
     }
 
     #[inline]
-    pub fn set_calling(&self, call: u32) {
+    pub fn set_calling(&self, call: u64) {
         // Relaxed: read by a peer that is about to sleep, after its fence; see `deadlock`.
-        self.words.store(side::CALLING, call as u64, Ordering::Relaxed);
+        self.words.store(side::CALLING, call, Ordering::Relaxed);
     }
 
-    pub fn set_gave_up(&self, call: u32) {
+    pub fn set_gave_up(&self, call: u64) {
         // Relaxed: a hint; whoever misses it publishes a reply that is never taken.
-        self.words.store(side::GAVE_UP, call as u64, Ordering::Relaxed);
+        self.words.store(side::GAVE_UP, call, Ordering::Relaxed);
     }
 
-    pub fn gave_up(&self) -> u32 {
+    pub fn gave_up(&self) -> u64 {
         // Relaxed: our own word.
-        self.words.load(side::GAVE_UP, Ordering::Relaxed) as u32
+        self.words.load(side::GAVE_UP, Ordering::Relaxed)
     }
 
-    pub fn set_reply_taken(&self, call: u32) {
+    pub fn set_reply_taken(&self, call: u64) {
         // Pairs with: `PeerSide::reply_taken` REPLY_TAKEN load. The reply was copied before it counts as taken.
-        self.words.store(side::REPLY_TAKEN, call as u64, Ordering::Release);
+        self.words.store(side::REPLY_TAKEN, call, Ordering::Release);
     }
 
     pub fn set_wants_returns(&self, on: bool) {
@@ -160,19 +160,19 @@ impl PeerSide {
         self.words.load(side::OUTCOME, Ordering::Relaxed)
     }
 
-    pub fn reply_taken(&self) -> u32 {
+    pub fn reply_taken(&self) -> u64 {
         // Pairs with: `OwnSide::set_reply_taken` REPLY_TAKEN store.
-        self.words.load(side::REPLY_TAKEN, Ordering::Acquire) as u32
+        self.words.load(side::REPLY_TAKEN, Ordering::Acquire)
     }
 
-    pub fn gave_up(&self) -> u32 {
+    pub fn gave_up(&self) -> u64 {
         // Relaxed: a hint.
-        self.words.load(side::GAVE_UP, Ordering::Relaxed) as u32
+        self.words.load(side::GAVE_UP, Ordering::Relaxed)
     }
 
-    pub fn calling(&self) -> u32 {
+    pub fn calling(&self) -> u64 {
         // Relaxed: read after the fence of `look_again`.
-        self.words.load(side::CALLING, Ordering::Relaxed) as u32
+        self.words.load(side::CALLING, Ordering::Relaxed)
     }
 
     /// How the endpoint behind the side ended and how many slots of its lane are valid.
@@ -193,8 +193,8 @@ impl PeerSide {
         Mirrored {
             consumed,
             outcome: self.outcome(),
-            reply_taken: self.reply_taken() as u64,
-            gave_up: self.gave_up() as u64,
+            reply_taken: self.reply_taken(),
+            gave_up: self.gave_up(),
         }
     }
 }

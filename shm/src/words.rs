@@ -106,6 +106,32 @@ impl Words {
         self.at(index).load(order)
     }
 
+    /// Reads `N` words in a row, each once. Cost: one check of the bounds for all of them.
+    #[inline(always)]
+    pub fn load_all<const N: usize>(&self, first: usize, order: Ordering) -> [u64; N] {
+        let mut out = [0; N];
+        self.each::<N>(first, |index, word| out[index] = word.load(order));
+        out
+    }
+
+    #[cfg(not(loom))]
+    #[inline(always)]
+    fn each<const N: usize>(&self, first: usize, mut act: impl FnMut(usize, &AtomicU64)) {
+        let end = first.checked_add(N);
+        assert!(end.is_some_and(|end| end <= self.count), "{N} words at {first} of {}", self.count);
+        for index in 0..N {
+            // SAFETY: 1. In bounds: checked above, and `mapped` checked that `count` words lie in the mapping.
+            let word = unsafe { self.first.add(first + index) };
+            // SAFETY: as in `at`.
+            act(index, unsafe { &*word });
+        }
+    }
+
+    #[cfg(loom)]
+    fn each<const N: usize>(&self, first: usize, mut act: impl FnMut(usize, &AtomicU64)) {
+        (0..N).for_each(|index| act(index, self.at(first + index)));
+    }
+
     /// The word as a futex: waiting and waking work through a read-only mapping too.
     #[inline]
     pub fn futex(&self, index: usize) -> &AtomicU64 {
@@ -143,6 +169,12 @@ impl OwnWords {
     #[inline]
     pub fn store(&self, index: usize, value: u64, order: Ordering) {
         self.0.at(index).store(value, order);
+    }
+
+    /// Writes words in a row, in their order.
+    #[inline(always)]
+    pub fn store_all<const N: usize>(&self, first: usize, values: &[u64; N], order: Ordering) {
+        self.0.each::<N>(first, |index, word| word.store(values[index], order));
     }
 
     /// For words that several processes may write.

@@ -21,7 +21,7 @@ fn message(kind: Kind, flags: u8, payload: u64) -> SlotCopy {
 }
 
 /// Everything that reads a peer's side, over whatever is there. It must come back, that is all.
-fn read_all(peer: &PeerSide, lane: (LaneWriter, LaneReader), call: u32) {
+fn read_all(peer: &PeerSide, lane: (LaneWriter, LaneReader), call: u64) {
     let (mut writer, mut reader) = lane;
     let (mine, mirror) = (OwnSide::heap(), OwnSide::heap());
     let sequence = writer.next().saturating_sub(1);
@@ -87,7 +87,7 @@ proptest! {
         pokes in prop::collection::vec((hot_word(), hot_value()), 0..80),
         all in prop::option::of(any::<u64>()),
         sequences in (0u64..600, 0u64..600),
-        call in 0u32..4,
+        call in 0u64..4,
     ) {
         let peer = OwnSide::heap();
         for slot in 0..4 {
@@ -101,7 +101,7 @@ proptest! {
         let lane = (LaneWriter::from_sequence(sequences.0), LaneReader::from_sequence(sequences.1));
         read_all(&peer.as_peer(), lane, call);
         read_all(&peer.as_peer(), (LaneWriter::default(), LaneReader::default()), call);
-        read_all(&peer.as_peer(), (LaneWriter::from_sequence(5), LaneReader::from_sequence(1)), u32::MAX);
+        read_all(&peer.as_peer(), (LaneWriter::from_sequence(5), LaneReader::from_sequence(1)), u64::from(u32::MAX));
     }
 
     #[test]
@@ -138,7 +138,7 @@ fn words_that_change_while_they_are_read_do_no_harm() {
         });
         for round in 0..3_000 {
             let lane = (LaneWriter::from_sequence(round % 300), LaneReader::from_sequence(round % 4));
-            read_all(&peer.as_peer(), lane, round as u32 % 4);
+            read_all(&peer.as_peer(), lane, round % 4);
         }
         done.store(1, Ordering::Relaxed);
     });

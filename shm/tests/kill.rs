@@ -246,9 +246,10 @@ impl End {
             give(&self.own, claim.token, 0);
         }
         if slot.head.kind == Kind::Request {
-            let mut reply = self.slot(Kind::Reply, 0, slot.call);
-            reply.body = [u64::from(slot.call) ^ 0xabc; BODY_WORDS];
-            reply::publish(&self.own, &mut reply);
+            let mut reply = self.slot(Kind::Reply, 0, 0);
+            let call = u64::from(slot.call);
+            reply.body = [call ^ 0xabc; BODY_WORDS];
+            reply::publish(&self.own, call, &mut reply, true);
             self.knock();
         }
         true
@@ -285,7 +286,7 @@ impl End {
     /// Polls for the reply to the call under way, or begins the next one; sometimes gives one up.
     fn call(&mut self) {
         if self.has_reply() || self.random.below(8) == 0 {
-            self.own.set_gave_up(self.call);
+            self.own.set_gave_up(self.call.into());
             if self.publish_as(Kind::Request, 0, false, self.call + 1).is_some() {
                 self.call += 1;
             }
@@ -296,7 +297,7 @@ impl End {
         if self.call == 0 {
             return true;
         }
-        let reply = reply::read(&self.far, self.call, endpoint(1 - self.index)).unwrap();
+        let reply = reply::read(&self.far, self.call.into(), endpoint(1 - self.index)).unwrap();
         let right = u64::from(self.call) ^ 0xabc;
         reply.is_some_and(|slot| {
             slot.call == self.call && slot.body == [right; BODY_WORDS] || panic!("{slot:?}")

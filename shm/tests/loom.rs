@@ -395,7 +395,7 @@ fn a_reply_that_is_replaced_while_it_is_read_is_whole_or_not_there() {
             let source = source.clone();
             move || {
                 if let Some(slot) = reply::newest(&source, 0, SOURCE).unwrap() {
-                    assert_eq!(slot.body, [u64::from(slot.call); BODY_WORDS]);
+                    assert_eq!(slot.body, [slot.sequence; BODY_WORDS]);
                 }
             }
         };
@@ -411,15 +411,15 @@ fn a_reply_is_whole_when_its_client_sees_it() {
         let source = a.as_peer();
         let look = move || {
             if let Some(slot) = reply::read(&source, 2, SOURCE).unwrap() {
-                assert_eq!((slot.call, slot.body), (2, [2; BODY_WORDS]));
+                assert_eq!((slot.sequence, slot.body), (2, [2; BODY_WORDS]));
             }
         };
         beside(first, move || (1..3).for_each(|call| answer(&a, call)), look);
     });
 }
 
-fn answer(own: &OwnSide, call: u32) {
-    reply::publish(own, &mut SlotCopy { call, ..message(Kind::Reply, 0, call.into()) });
+fn answer(own: &OwnSide, call: u64) {
+    reply::publish(own, call, &mut message(Kind::Reply, 0, call), true);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::message::{Home, View};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum By {
     Slot(u64),
-    Reply(u32),
+    Reply(u64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +147,7 @@ impl Core {
         }
     }
 
-    fn take_home_covered(&mut self, index: PeerIndex, consumed: u64, replied: u32) -> Result<(), Corrupt> {
+    fn take_home_covered(&mut self, index: PeerIndex, consumed: u64, replied: u64) -> Result<(), Corrupt> {
         for token in 0..self.out.entries.len() as u32 {
             let covered = match &self.out.entries[token as usize] {
                 Some(entry) if entry.peer == index => match entry.by {

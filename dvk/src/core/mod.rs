@@ -104,7 +104,8 @@ pub struct Core {
     note_floor: Option<u32>,
     /// The pair whose message was served last.
     served: u32,
-    calls: u32,
+    /// The number of our last call.
+    calls: u64,
     pool: Pool,
     out: extents::Out,
     segments: BTreeMap<(u32, u32), Arc<Mapping>>,
@@ -263,6 +264,7 @@ impl Core {
         if let Some(index) = self.find(new.peer) {
             return index;
         }
+        new.own.set_gave_up(self.calls);
         let far = Far { side: new.side.clone(), doorbell: new.doorbell, ring: new.ring };
         let path = Rc::new(Path::new(new.own, far, self.doorbells.clone(), self.me.slot.0));
         let peer = Box::new(Peer {
@@ -472,5 +474,14 @@ impl Core {
 
     pub fn pool(&mut self) -> &mut Pool {
         &mut self.pool
+    }
+}
+
+impl Drop for Core {
+    /// Requests and views that outlive their binding answer nothing and give nothing back: the endpoint has ended.
+    fn drop(&mut self) {
+        for peer in self.peers.iter().flatten() {
+            peer.path.close();
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! Order of `receive(Any)`: a wake-up, then notifications, lowest slot first; after each round of them one pending message; messages
 //! first in, first out for each sender, and whoever has one pending is served before anyone is served twice.
 
-use abi::slot::{EXTENT, Kind, TELL};
+use abi::slot::{EXTENT, Kind, TELL, call_of};
 use abi::{Corrupt, Endpoint};
 use shm::lane::{LaneReader, Take};
 use shm::notify;
@@ -21,35 +21,39 @@ pub struct Accepts {
 }
 
 impl Core {
-    /// What is here for `receive(Any)`, if anything.
+    /// Puts what is here for `receive(Any)`, if anything, into `got`, which is empty.
+    ///
+    /// Into a place of the caller's, here and below: a delivery is some 250 bytes, and handing it up by value through each
+    /// of these calls costs more than the lane does.
     #[inline]
     pub fn poll_any(
         &mut self,
         accepts: Accepts,
         host: &mut dyn Host,
-    ) -> Result<Option<Delivery>, ReceiveError> {
+        got: &mut Option<Delivery>,
+    ) -> Result<(), ReceiveError> {
         self.pull(host).map_err(ReceiveError::Unavailable)?;
         self.collect_hints();
-        if let Some(woken) = self.next_wake() {
-            return Ok(Some(woken));
+        if self.next_wake(got) {
+            return Ok(());
         }
         if accepts.notifications
             && let Some(floor) = self.note_floor
         {
-            if let Some(delivery) = self.next_notification(floor) {
-                return Ok(Some(delivery));
+            if self.next_notification(floor, got) {
+                return Ok(());
             }
             self.note_floor = if floor == 0 { Some(0) } else { None };
         }
-        let message = self.next_message(accepts.attend, host);
+        self.next_message(accepts.attend, host, got)?;
         if self.note_floor.is_none() {
             // The round is over whether or not there was a message to serve.
             self.note_floor = Some(0);
-            if accepts.notifications && matches!(message, Ok(None)) {
-                return Ok(self.next_notification(0));
+            if accepts.notifications && got.is_none() {
+                self.next_notification(0, got);
             }
         }
-        message
+        Ok(())
     }
 
     /// Whether a look can only find nothing: no hint, nothing pending, and the attended lanes are as they were.
@@ -78,25 +82,28 @@ impl Core {
 
     /// A wake-up that was not seen yet, whoever it is from.
     #[inline]
-    fn next_wake(&mut self) -> Option<Delivery> {
+    fn next_wake(&mut self, got: &mut Option<Delivery>) -> bool {
         for at in 0..self.attended.len() {
-            if let Some(woken) = self.wake_of(self.attended[at]) {
-                return Some(woken);
+            if self.wake_of(self.attended[at], got) {
+                return true;
             }
         }
         let mut from = 0;
         while let Some(index) = self.pending.first_from(from) {
-            if let Some(woken) = self.wake_of(index) {
-                return Some(woken);
+            if self.wake_of(index, got) {
+                return true;
             }
             from = index.0 + 1;
         }
-        None
+        false
     }
 
     #[inline]
-    fn wake_of(&mut self, index: PeerIndex) -> Option<Delivery> {
-        if self.peer(index)?.has_bits() { self.take_wake(index) } else { None }
+    fn wake_of(&mut self, index: PeerIndex, got: &mut Option<Delivery>) -> bool {
+        if self.peer(index).is_some_and(|peer| peer.has_bits()) {
+            *got = self.take_wake(index);
+        }
+        got.is_some()
     }
 
     #[cold]
@@ -116,7 +123,8 @@ impl Core {
         Some(Delivery::of_wake(peer.endpoint))
     }
 
-    fn next_notification(&mut self, floor: u32) -> Option<Delivery> {
+    #[inline]
+    fn next_notification(&mut self, floor: u32, got: &mut Option<Delivery>) -> bool {
         let mut best: Option<(u32, PeerIndex)> = None;
         let mut consider = |core: &Core, index: PeerIndex| {
             let Some(peer) = core.peer(index) else { return };
@@ -133,15 +141,25 @@ impl Core {
             consider(self, index);
             from = index.0 + 1;
         }
-        let (slot, index) = best?;
+        match best {
+            Some((slot, index)) => self.notification_of(slot, index, got),
+            None => false,
+        }
+    }
+
+    #[cold]
+    fn notification_of(&mut self, slot: u32, index: PeerIndex, got: &mut Option<Delivery>) -> bool {
         // The bits of a dead notifier are cleared, not delivered.
         if self.look_at_end(index).is_some() {
-            return self.next_notification(slot + 1);
+            return self.next_notification(slot + 1, got);
         }
         let bits = self.take_bits(index);
         self.note_floor = Some(slot + 1);
-        let source = self.peer(index)?.endpoint;
-        if bits == 0 { self.next_notification(slot + 1) } else { Some(Delivery::of_bits(source, bits)) }
+        match self.peer(index).map(|peer| peer.endpoint) {
+            Some(source) if bits != 0 => *got = Some(Delivery::of_bits(source, bits)),
+            _ => return self.next_notification(slot + 1, got),
+        }
+        true
     }
 
     fn take_bits(&mut self, index: PeerIndex) -> u32 {
@@ -157,41 +175,50 @@ impl Core {
     }
 
     /// The next message in turn: from the pair after the one served last, round and round.
-    fn next_message(&mut self, attend: bool, host: &mut dyn Host) -> Result<Option<Delivery>, ReceiveError> {
-        let start = self.served + 1;
-        if let Some(found) = self.scan(start, u32::MAX, attend, host)? {
-            return Ok(Some(found));
-        }
-        self.scan(0, start, attend, host)
-    }
-
-    /// Serves the first pair in `[from, to)` that has a message.
-    fn scan(
+    #[inline]
+    fn next_message(
         &mut self,
-        mut from: u32,
-        to: u32,
         attend: bool,
         host: &mut dyn Host,
-    ) -> Result<Option<Delivery>, ReceiveError> {
+        got: &mut Option<Delivery>,
+    ) -> Result<(), ReceiveError> {
+        let start = self.served + 1;
+        self.scan(start..u32::MAX, attend, host, got)?;
+        if got.is_none() {
+            self.scan(0..start, attend, host, got)?;
+        }
+        Ok(())
+    }
+
+    /// Serves the first pair in `range` that has a message.
+    #[inline]
+    fn scan(
+        &mut self,
+        range: std::ops::Range<u32>,
+        attend: bool,
+        host: &mut dyn Host,
+        got: &mut Option<Delivery>,
+    ) -> Result<(), ReceiveError> {
+        let (mut from, to) = (range.start, range.end);
         loop {
             let attended = self.attended.iter().copied().filter(|i| i.0 >= from).min();
             let pending = self.pending.first_from(from);
             let index = match (attended, pending) {
                 (Some(a), Some(p)) => a.min(p),
                 (Some(one), None) | (None, Some(one)) => one,
-                (None, None) => return Ok(None),
+                (None, None) => return Ok(()),
             };
             if index.0 >= to {
-                return Ok(None);
+                return Ok(());
             }
             let was_pending = pending == Some(index);
-            match self.take_from(index, host) {
-                Ok(Some(delivery)) => {
+            match self.take_from(index, host, got) {
+                Ok(()) if got.is_some() => {
                     self.served = index.0;
                     self.expect_more(index, attend);
-                    return Ok(Some(delivery));
+                    return Ok(());
                 }
-                Ok(None) => {}
+                Ok(()) => {}
                 Err(corrupt) => {
                     self.close(index, host);
                     return Err(ReceiveError::Corrupt(corrupt));
@@ -220,24 +247,29 @@ impl Core {
 
     /// Takes one message from a pair's lane. A `Corrupt` condemns the pair.
     #[inline]
-    fn take_from(&mut self, index: PeerIndex, host: &mut dyn Host) -> Result<Option<Delivery>, Corrupt> {
+    fn take_from(
+        &mut self,
+        index: PeerIndex,
+        host: &mut dyn Host,
+        got: &mut Option<Delivery>,
+    ) -> Result<(), Corrupt> {
         loop {
-            let Some(peer) = self.peer_mut(index) else { return Ok(None) };
+            let Some(peer) = self.peer_mut(index) else { return Ok(()) };
             if !peer.has_message() {
-                return Ok(None);
+                return Ok(());
             }
             let source = peer.endpoint;
             let path = peer.path.clone();
             if peer.reader.has_extent(&peer.side) && !self.front_can_be_read(index, host)? {
-                return Ok(None);
+                return Ok(());
             }
-            let Some(peer) = self.peer_mut(index) else { return Ok(None) };
+            let Some(peer) = self.peer_mut(index) else { return Ok(()) };
             let took = match peer.reader.take(&path.own, &peer.side, source) {
                 Ok(took) => took,
                 Err(corrupt) => return Err(self.condemn(index, corrupt)),
             };
             let slot = match took {
-                Take::Empty => return Ok(None),
+                Take::Empty => return Ok(()),
                 Take::Skipped(slot) => {
                     self.counters.skipped += 1;
                     self.give_back(index, &slot);
@@ -257,11 +289,14 @@ impl Core {
             };
             self.counters.received += 1;
             let (what, owed) = if slot.head.kind == Kind::Request {
-                (What::Request { call: slot.call }, Some(Owed::new(path, self.me, slot.call)))
+                // Its client brings this word up to date often enough for half a number to name one call.
+                let call = call_of(slot.call, path.far.borrow().side.gave_up());
+                (What::Request { call }, Some(Owed::new(path, self.me, call)))
             } else {
                 (What::Message, None)
             };
-            return Ok(Some(Delivery::of_slot(source, what, &slot, view, owed)));
+            *got = Some(Delivery::of_slot(source, what, &slot, view, owed));
+            return Ok(());
         }
     }
 
@@ -278,17 +313,18 @@ impl Core {
         readable.map_err(|corrupt| self.condemn(index, corrupt))
     }
 
-    /// What is here from one endpoint: its notifications first, then its messages; nothing of anybody else.
+    /// Puts what is here from one endpoint into `got`: its notifications first, then its messages; nothing of anybody else.
     pub fn poll_from(
         &mut self,
         source: Endpoint,
         accepts: Accepts,
         host: &mut dyn Host,
-    ) -> Result<Option<Delivery>, ReceiveError> {
+        got: &mut Option<Delivery>,
+    ) -> Result<(), ReceiveError> {
         self.pull(host).map_err(ReceiveError::Unavailable)?;
         let Some(index) = self.find(source) else {
             return match self.known(source) {
-                super::Known::Alive => Ok(None),
+                super::Known::Alive => Ok(()),
                 super::Known::Dead | super::Known::NodeDead => Err(ReceiveError::DeadSource),
             };
         };
@@ -296,15 +332,17 @@ impl Core {
         if accepts.notifications && has_bits && self.look_at_end(index).is_none() {
             let bits = self.take_bits(index);
             if bits != 0 {
-                return Ok(Some(Delivery::of_bits(source, bits)));
+                *got = Some(Delivery::of_bits(source, bits));
+                return Ok(());
             }
         }
-        match self.take_from(index, host) {
-            Ok(Some(delivery)) => {
-                self.expect_more(index, accepts.attend);
-                Ok(Some(delivery))
+        match self.take_from(index, host, got) {
+            Ok(()) => {
+                if got.is_some() {
+                    self.expect_more(index, accepts.attend);
+                }
+                Ok(())
             }
-            Ok(None) => Ok(None),
             Err(corrupt) => {
                 self.close(index, host);
                 Err(ReceiveError::Corrupt(corrupt))

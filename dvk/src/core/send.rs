@@ -1,6 +1,7 @@
 //! The sending half: send, post, sendrec, reply, notify, and what ends each of them.
 
-use abi::slot::{self, Kind};
+use abi::limits::CALLS_KNOWN_EVERY;
+use abi::slot::{self, Kind, SlotCopy};
 use abi::{Corrupt, Endpoint};
 use shm::lane::Withdrawal;
 use shm::{notify, reply};
@@ -8,7 +9,7 @@ use shm::{notify, reply};
 use super::extents::By;
 use super::{Core, Host, PeerIndex};
 use crate::error::{PostError, ReplyError, SendError, SendrecError};
-use crate::message::{Delivery, Message, What};
+use crate::message::{Delivery, Message, View, What};
 use crate::peer::End;
 
 /// A published rendezvous that waits to be taken.
@@ -23,7 +24,7 @@ pub struct Sent {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Call {
     sent: Sent,
-    call: u32,
+    call: u64,
 }
 
 impl Sent {
@@ -41,25 +42,15 @@ impl Call {
 
 /// Why nothing was published.
 pub(crate) enum NotPublished {
-    Full(Message),
+    Full,
     Dead,
     Corrupt(Corrupt),
-}
-
-impl From<NotPublished> for PostError {
-    fn from(why: NotPublished) -> Self {
-        match why {
-            NotPublished::Full(message) => PostError::Full(message),
-            NotPublished::Dead => PostError::DeadDestination,
-            NotPublished::Corrupt(corrupt) => PostError::Corrupt(corrupt),
-        }
-    }
 }
 
 impl From<NotPublished> for SendError {
     fn from(why: NotPublished) -> Self {
         match why {
-            NotPublished::Full(_) => SendError::Full,
+            NotPublished::Full => SendError::Full,
             NotPublished::Dead => SendError::DeadDestination,
             NotPublished::Corrupt(corrupt) => SendError::Corrupt(corrupt),
         }
@@ -69,7 +60,7 @@ impl From<NotPublished> for SendError {
 impl From<NotPublished> for SendrecError {
     fn from(why: NotPublished) -> Self {
         match why {
-            NotPublished::Full(_) => SendrecError::Full,
+            NotPublished::Full => SendrecError::Full,
             NotPublished::Dead => SendrecError::DeadDestination,
             NotPublished::Corrupt(corrupt) => SendrecError::Corrupt(corrupt),
         }
@@ -82,7 +73,7 @@ impl Core {
     fn publish(
         &mut self,
         index: PeerIndex,
-        mut message: Message,
+        message: &mut Message,
         kind: Kind,
         flags: u8,
         call: u32,
@@ -97,7 +88,7 @@ impl Core {
             let len_bytes = loan.len() as u64;
             match self.may_lend(index, len_bytes) {
                 Ok(true) => {}
-                Ok(false) => return Err(NotPublished::Full(message)),
+                Ok(false) => return Err(NotPublished::Full),
                 Err(corrupt) => return Err(NotPublished::Corrupt(self.condemn(index, corrupt))),
             }
         }
@@ -105,7 +96,7 @@ impl Core {
         let Some(peer) = self.peer_mut(index) else { return Err(NotPublished::Dead) };
         match peer.writer.has_room(&peer.side) {
             Ok(true) => {}
-            Ok(false) => return Err(NotPublished::Full(message)),
+            Ok(false) => return Err(NotPublished::Full),
             Err(corrupt) => return Err(NotPublished::Corrupt(self.condemn(index, corrupt))),
         }
         let flags = flags | peer.flags_for_next();
@@ -120,19 +111,25 @@ impl Core {
     }
 
     /// Publishes asynchronously.
-    pub fn post(&mut self, index: PeerIndex, message: Message) -> Result<(), PostError> {
-        self.publish(index, message, Kind::Post, 0, 0).map(|_| ()).map_err(PostError::from)
+    #[inline]
+    pub fn post(&mut self, index: PeerIndex, mut message: Message) -> Result<(), PostError> {
+        match self.publish(index, &mut message, Kind::Post, 0, 0) {
+            Ok(_) => Ok(()),
+            Err(NotPublished::Full) => Err(PostError::Full(message)),
+            Err(NotPublished::Dead) => Err(PostError::DeadDestination),
+            Err(NotPublished::Corrupt(corrupt)) => Err(PostError::Corrupt(corrupt)),
+        }
     }
 
     /// Publishes a rendezvous; `withdrawable` if its wait may end early.
     pub fn start_send(
         &mut self,
         index: PeerIndex,
-        message: Message,
+        mut message: Message,
         withdrawable: bool,
     ) -> Result<Sent, SendError> {
         let flags = slot::TELL | if withdrawable { slot::WITHDRAWABLE } else { 0 };
-        self.publish(index, message, Kind::Send, flags, 0).map_err(SendError::from)
+        self.publish(index, &mut message, Kind::Send, flags, 0).map_err(SendError::from)
     }
 
     /// Whether a rendezvous has ended, and how. Cost: one load.
@@ -199,24 +196,36 @@ impl Core {
     }
 
     /// Publishes a request.
+    #[inline]
     pub fn start_call(
         &mut self,
         index: PeerIndex,
-        message: Message,
+        mut message: Message,
         withdrawable: bool,
     ) -> Result<Call, SendrecError> {
-        self.calls = self.calls.wrapping_add(1).max(1);
+        self.calls += 1;
         let call = self.calls;
+        if call.is_multiple_of(CALLS_KNOWN_EVERY) {
+            self.tell_calls(call);
+        }
         let flags = if withdrawable { slot::WITHDRAWABLE } else { 0 };
         if let Some(peer) = self.peer(index) {
             peer.path.own.set_calling(call);
         }
-        match self.publish(index, message, Kind::Request, flags, call) {
+        match self.publish(index, &mut message, Kind::Request, flags, slot::call_low(call)) {
             Ok(sent) => Ok(Call { sent, call }),
             Err(why) => {
                 self.end_call(index);
                 Err(why.into())
             }
+        }
+    }
+
+    /// Every call before this one is over.
+    #[cold]
+    fn tell_calls(&mut self, call: u64) {
+        for peer in self.peers.iter().flatten() {
+            peer.path.own.set_gave_up(call - 1);
         }
     }
 
@@ -226,49 +235,63 @@ impl Core {
         }
     }
 
-    /// Whether the reply is here. Cost: one load.
+    /// Whether the call has ended; its reply is put into `got`. Cost: one load.
     #[inline]
-    pub fn poll_call(&mut self, call: Call, host: &mut dyn Host) -> Option<Result<Delivery, SendrecError>> {
+    pub fn poll_call(
+        &mut self,
+        call: Call,
+        host: &mut dyn Host,
+        got: &mut Option<Delivery>,
+    ) -> Option<Result<(), SendrecError>> {
         let index = call.sent.peer;
         let peer = self.peer(index)?;
         let source = peer.endpoint;
-        match reply::read(&peer.side, call.call, source) {
-            Ok(None) => None,
-            Ok(Some(slot)) => {
-                // A reply with a call id that is not current cannot get here: `read` asked for this one.
-                if slot.head.has(slot::ABANDONED) {
-                    self.end_call(index);
-                    return Some(Err(SendrecError::Abandoned));
-                }
-                let readable = match self.peer(index)?.stalled {
-                    true => Ok(false),
-                    false => self.can_read(index, &slot, host),
-                };
-                let view = match readable
-                    .and_then(|yes| if yes { self.view_of(index, &slot).map(Some) } else { Ok(None) })
-                {
-                    Ok(Some(view)) => view,
-                    // The proxy that brought it is gone: its successor brings it again.
-                    Ok(None) => return None,
-                    Err(corrupt) => return Some(Err(SendrecError::Corrupt(self.condemn(index, corrupt)))),
-                };
-                let peer = self.peer(index)?;
-                if slot.head.has(slot::EXTENT) {
-                    peer.path.own.set_reply_taken(call.call);
-                    // A proxy keeps the far end's extent until it hears of this.
-                    if peer.proxied {
-                        peer.path.knock();
-                    }
-                }
-                self.end_call(index);
-                self.counters.received += 1;
-                Some(Ok(Delivery::of_slot(source, What::Reply, &slot, view, None)))
-            }
+        let slot = match reply::read(&peer.side, call.call, source) {
+            // A reply with a call id that is not current cannot get here: `read` asked for this one.
+            Ok(slot) => slot?,
             Err(corrupt) => {
                 self.end_call(index);
-                Some(Err(SendrecError::Corrupt(self.condemn(index, corrupt))))
+                return Some(Err(SendrecError::Corrupt(self.condemn(index, corrupt))));
+            }
+        };
+        if slot.head.has(slot::ABANDONED) {
+            self.end_call(index);
+            return Some(Err(SendrecError::Abandoned));
+        }
+        let view = match self.view_of_reply(call, &slot, host) {
+            Ok(view) => view?,
+            Err(corrupt) => return Some(Err(SendrecError::Corrupt(self.condemn(index, corrupt)))),
+        };
+        self.end_call(index);
+        self.counters.received += 1;
+        *got = Some(Delivery::of_slot(source, What::Reply, &slot, view, None));
+        Some(Ok(()))
+    }
+
+    /// The extent of a reply, if it has one. `Ok(None)`: the proxy that brought it is gone, its successor brings it again.
+    #[inline]
+    fn view_of_reply(
+        &mut self,
+        call: Call,
+        slot: &SlotCopy,
+        host: &mut dyn Host,
+    ) -> Result<Option<Option<View>>, Corrupt> {
+        if !slot.head.has(slot::EXTENT) {
+            return Ok(Some(None));
+        }
+        let index = call.sent.peer;
+        if self.peer(index).is_none_or(|peer| peer.stalled) || !self.can_read(index, slot, host)? {
+            return Ok(None);
+        }
+        let view = self.view_of(index, slot)?;
+        if let Some(peer) = self.peer(index) {
+            peer.path.own.set_reply_taken(call.call);
+            // A proxy keeps the far end's extent until it hears of this.
+            if peer.proxied {
+                peer.path.knock();
             }
         }
+        Ok(Some(view))
     }
 
     /// Whether the call can no longer be answered: the server ended, or the two wait for each other.
@@ -276,11 +299,12 @@ impl Core {
         &mut self,
         call: Call,
         host: &mut dyn Host,
-    ) -> Option<Result<Delivery, SendrecError>> {
+        got: &mut Option<Delivery>,
+    ) -> Option<Result<(), SendrecError>> {
         let index = call.sent.peer;
         if let Some(end) = self.look_at_end(index) {
             // Published before its death, seen after: the reply counts.
-            if let Some(done) = self.poll_call(call, host) {
+            if let Some(done) = self.poll_call(call, host, got) {
                 return Some(done);
             }
             let taken = self.is_taken(call.sent);
@@ -324,19 +348,21 @@ impl Core {
     }
 
     /// Answers a request. Never waits.
-    pub fn reply(&mut self, request: &Delivery, message: Message) -> Result<(), ReplyError> {
+    #[inline]
+    pub fn reply(&mut self, request: &Delivery, mut message: Message) -> Result<(), ReplyError> {
         let Some(owed) = request.owed() else { return Err(ReplyError::NotARequest) };
         if owed.is_answered() {
             return Err(ReplyError::Answered);
         }
-        let replied = self.reply_to(request.source(), owed.call(), message);
+        let replied = self.reply_to(request.source(), owed.call(), &mut message);
         if replied != Err(ReplyError::Full) {
             owed.settle();
         }
         replied
     }
 
-    fn reply_to(&mut self, client: Endpoint, call: u32, mut message: Message) -> Result<(), ReplyError> {
+    #[inline]
+    fn reply_to(&mut self, client: Endpoint, call: u64, message: &mut Message) -> Result<(), ReplyError> {
         let Some(index) = self.find(client) else { return Err(ReplyError::NotWaiting) };
         let me = self.me;
         let Some(peer) = self.peer_mut(index) else { return Err(ReplyError::NotWaiting) };
@@ -357,11 +383,11 @@ impl Core {
                 return Err(ReplyError::Full);
             }
         }
-        let mut slot = message.to_slot(Kind::Reply, 0, me, call);
+        let mut slot = message.to_slot(Kind::Reply, 0, me, 0);
         let token = message.loan.take().map(|loan| self.lend(index, loan, By::Reply(call), &mut slot));
         let Some(peer) = self.peer_mut(index) else { return Err(ReplyError::NotWaiting) };
         peer.replied = token.map(|token| (call, token));
-        reply::publish(&peer.path.own, &mut slot);
+        reply::publish(&peer.path.own, call, &mut slot, peer.proxied);
         peer.path.knock();
         self.counters.sent += 1;
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use abi::limits::{EXTENTS_PER_PAIR_MAX, LANE_SLOTS};
+use abi::limits::{CALLS_KNOWN_EVERY, EXTENTS_PER_PAIR_MAX, LANE_SLOTS};
 use abi::table::{Entry, State};
 use abi::{DcId, Endpoint, Generation, NodeId, Slot, doorbell, table};
 use shm::doorbell::Doorbells;
@@ -85,7 +85,25 @@ impl Node {
     }
 
     fn any(&mut self, core: &mut Core) -> Option<Delivery> {
-        core.poll_any(ALL, &mut self.hands).unwrap()
+        self.accepting(core, ALL)
+    }
+
+    fn accepting(&mut self, core: &mut Core, accepts: Accepts) -> Option<Delivery> {
+        let mut got = None;
+        core.poll_any(accepts, &mut self.hands, &mut got).unwrap();
+        got
+    }
+
+    fn from(&mut self, core: &mut Core, source: Endpoint) -> Option<Delivery> {
+        let mut got = None;
+        core.poll_from(source, ALL, &mut self.hands, &mut got).unwrap();
+        got
+    }
+
+    fn reply(&mut self, core: &mut Core, call: Call) -> Option<Result<Delivery, SendrecError>> {
+        let mut got = None;
+        let ended = core.poll_call(call, &mut self.hands, &mut got)?;
+        Some(ended.map(|()| got.unwrap()))
     }
 }
 
@@ -168,12 +186,12 @@ fn a_request_is_answered_and_its_extent_and_the_replys_go_home() {
     let (mut a, mut b, to_b, _) = node.pair();
     let request = loaned(&mut a, 1000, 3);
     let call = a.start_call(to_b, request, true).unwrap();
-    assert!(a.poll_call(call, &mut node.hands).is_none());
-    let mut got = b.poll_any(NO_NOTES, &mut node.hands).unwrap().unwrap();
+    assert!(node.reply(&mut a, call).is_none());
+    let mut got = node.accepting(&mut b, NO_NOTES).unwrap();
     assert_eq!(got.take_view().unwrap().to_vec(), vec![3; 1000]);
     let answer = loaned(&mut b, 70_000, 4);
     b.reply(&got, answer).unwrap();
-    let reply = a.poll_call(call, &mut node.hands).unwrap().unwrap();
+    let reply = node.reply(&mut a, call).unwrap().unwrap();
     assert_eq!((reply.what(), reply.view().unwrap().to_vec()), (What::Reply, vec![4; 70_000]));
     assert_eq!((loans_out(&mut a), loans_out(&mut b)), (0, 1), "the reply's view is held");
     drop(reply);
@@ -193,6 +211,29 @@ fn a_late_reply_to_a_call_that_was_given_up_is_refused_and_its_extent_stays_home
 }
 
 #[test]
+fn a_client_may_call_for_longer_than_half_a_number_lasts() {
+    let mut node = Node::new();
+    let (mut a, mut b, to_b, _) = node.pair();
+    for lap in 1..40 {
+        // As if it had called others meanwhile.
+        a.calls = lap * CALLS_KNOWN_EVERY - 2;
+        for round in 0..4 {
+            let call = a.start_call(to_b, text(b"?"), true).unwrap();
+            let got = node.any(&mut b).unwrap();
+            if round == 1 {
+                assert_eq!(a.give_up(call, false, &mut node.hands), Some(SendrecError::TimedOutTaken));
+                assert_eq!(b.reply(&got, text(b"late")), Err(ReplyError::NotWaiting));
+                continue;
+            }
+            let answer = loaned(&mut b, 64, 1);
+            b.reply(&got, answer).unwrap();
+            assert_eq!(node.reply(&mut a, call).unwrap().unwrap().view().unwrap().len(), 64);
+        }
+        assert_eq!(loans_out(&mut b), 0, "lap {lap}");
+    }
+}
+
+#[test]
 fn a_request_is_answered_once_and_abandoned_when_it_is_dropped_unanswered() {
     let mut node = Node::new();
     let (mut a, mut b, to_b, _) = node.pair();
@@ -201,17 +242,17 @@ fn a_request_is_answered_once_and_abandoned_when_it_is_dropped_unanswered() {
     b.reply(&got, text(b"!")).unwrap();
     assert_eq!(b.reply(&got, text(b"again")), Err(ReplyError::Answered));
     drop(got);
-    assert_eq!(a.poll_call(call, &mut node.hands).unwrap().unwrap().inline(), b"!");
+    assert_eq!(node.reply(&mut a, call).unwrap().unwrap().inline(), b"!");
     let call = a.start_call(to_b, text(b"?"), true).unwrap();
     drop(node.any(&mut b).unwrap());
-    assert_eq!(a.poll_call(call, &mut node.hands).unwrap().unwrap_err(), SendrecError::Abandoned);
+    assert_eq!(node.reply(&mut a, call).unwrap().unwrap_err(), SendrecError::Abandoned);
     // What was given up before it is dropped leaves no answer for the call after the next, which shares its place.
     let call = a.start_call(to_b, text(b"?"), true).unwrap();
     let late = node.any(&mut b).unwrap();
     assert_eq!(a.give_up(call, false, &mut node.hands), Some(SendrecError::TimedOutTaken));
     drop(late);
     let call = a.start_call(to_b, text(b"?"), true).unwrap();
-    assert!(a.poll_call(call, &mut node.hands).is_none());
+    assert!(node.reply(&mut a, call).is_none());
 }
 
 #[test]
@@ -220,18 +261,18 @@ fn a_wake_up_comes_first_waits_for_a_receive_from_anybody_and_comes_once() {
     let (mut a, mut b, to_b, _) = node.pair();
     a.post(to_b, text(b"later")).unwrap();
     assert!(a.notify(to_b, 1) && a.wake(to_b) && a.wake(to_b));
-    let from_a = b.poll_from(at(1), ALL, &mut node.hands).unwrap().unwrap();
+    let from_a = node.from(&mut b, at(1)).unwrap();
     assert_eq!(from_a.what(), What::Notification { bits: 1 });
-    assert_eq!(b.poll_from(at(1), ALL, &mut node.hands).unwrap().unwrap().inline(), b"later");
-    assert!(b.poll_from(at(1), ALL, &mut node.hands).unwrap().is_none());
+    assert_eq!(node.from(&mut b, at(1)).unwrap().inline(), b"later");
+    assert!(node.from(&mut b, at(1)).is_none());
     assert!(a.notify(to_b, 2));
-    let woken = b.poll_any(NO_NOTES, &mut node.hands).unwrap().unwrap();
+    let woken = node.accepting(&mut b, NO_NOTES).unwrap();
     assert_eq!((woken.what(), woken.source()), (What::Woken, at(1)));
     assert_eq!(node.any(&mut b).unwrap().what(), What::Notification { bits: 2 });
     assert!(node.any(&mut b).is_none());
     assert!(a.wake(to_b));
-    assert_eq!(b.poll_any(NO_NOTES, &mut node.hands).unwrap().unwrap().what(), What::Woken);
-    assert!(b.poll_any(NO_NOTES, &mut node.hands).unwrap().is_none() && b.is_quiet());
+    assert_eq!(node.accepting(&mut b, NO_NOTES).unwrap().what(), What::Woken);
+    assert!(node.accepting(&mut b, NO_NOTES).is_none() && b.is_quiet());
 }
 
 #[test]
@@ -280,9 +321,9 @@ fn a_bit_raised_again_between_two_looks_of_one_take_is_not_handed_out_empty() {
     let (mut a, mut b, to_b, _) = node.pair();
     for round in 0..40 {
         assert!(a.notify(to_b, 1 << (round % 32)));
-        let got = b.poll_from(at(1), ALL, &mut node.hands).unwrap().unwrap();
+        let got = node.from(&mut b, at(1)).unwrap();
         assert_eq!(got.what(), What::Notification { bits: 1 << (round % 32) });
-        assert!(b.poll_from(at(1), ALL, &mut node.hands).unwrap().is_none());
+        assert!(node.from(&mut b, at(1)).is_none());
     }
 }
 
@@ -313,7 +354,7 @@ fn what_a_dead_sender_published_is_received_before_its_death() {
     b.poll_from_end(at(1), &mut node.hands).unwrap();
     drop(a);
     for want in [b"1", b"2"] {
-        assert_eq!(b.poll_from(at(1), ALL, &mut node.hands).unwrap().unwrap().inline(), want);
+        assert_eq!(node.from(&mut b, at(1)).unwrap().inline(), want);
     }
     assert_eq!(b.poll_from_end(at(1), &mut node.hands), Err(ReceiveError::DeadSource));
     assert_eq!(node.hands.recycled, [at(1)]);
@@ -328,7 +369,7 @@ fn what_a_dead_receiver_had_not_taken_is_known_not_to_be_delivered() {
     let taken = a.start_call(to_b, message, true).unwrap();
     let held = node.any(&mut b).unwrap();
     node.set(at(2), State::Dead);
-    let done = a.poll_call_end(taken, &mut node.hands).unwrap().map(|_| ());
+    let done = a.poll_call_end(taken, &mut node.hands, &mut None).unwrap();
     assert_eq!(done, Err(SendrecError::DeadSource), "it had taken the request");
     assert!(matches!(a.post(to_b, text(b"x")), Err(PostError::DeadDestination)));
     drop((held, b));

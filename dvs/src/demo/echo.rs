@@ -1,8 +1,8 @@
 //! Round trips: one side answers, the other asks and measures.
 //!
-//! Key types: [`Manner`], [`Latency`]. One reading of the clock a round, as the bare ping-pongs do it.
+//! Key types: [`Manner`], [`Latency`]. One reading of the clock a round, and of the same one as the bare ping-pongs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use abi::Endpoint;
 use anyhow::{Context, Result, ensure};
@@ -10,6 +10,7 @@ use clap::Args;
 use dvk::{Binding, Message, Timeout, Wait};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+use shm::bare::Clock;
 
 use super::worker::{Orders, report};
 
@@ -136,18 +137,19 @@ pub fn ask(
     manner.take_place()?;
     tell(me, echo, BLOCK)?;
     report(&"ready")?;
+    let clock = Clock::calibrate();
     loop {
         let run = Run::read(&orders.next()?)?;
         if manner.spin {
             tell(me, echo, SPIN)?;
             me.set_wait(Wait::Spin);
         }
-        let samples = measure(me, echo, loan_bytes, run)?;
+        let samples = measure(me, echo, loan_bytes, run, &clock)?;
         if manner.spin {
             me.set_wait(Wait::Block);
             tell(me, echo, BLOCK)?;
         }
-        report(&Latency::of(samples.into_iter().map(u64::from))?)?;
+        report(&Latency::of(samples.into_iter().map(|ticks| clock.ns(ticks.into()).round() as u64))?)?;
     }
 }
 
@@ -156,25 +158,25 @@ fn tell(me: &mut Binding, echo: Endpoint, kind: u32) -> Result<()> {
     Ok(())
 }
 
-/// The first tenth warms up and does not count.
-fn measure(me: &mut Binding, echo: Endpoint, loan_bytes: usize, run: Run) -> Result<Vec<u32>> {
+/// Round trips, in ticks of the clock. The first tenth warms up and does not count.
+fn measure(me: &mut Binding, echo: Endpoint, loan_bytes: usize, run: Run, clock: &Clock) -> Result<Vec<u32>> {
     let mut samples = vec![0; run.rounds.max(1)];
-    let began = Instant::now();
+    let (began, limit) = (clock.now(), clock.ticks(run.time_max));
     for number in 0..run.rounds as u64 / 10 {
         round(me, echo, loan_bytes, number)?;
-        if began.elapsed() > run.time_max / 10 {
+        if clock.now() - began > limit / 10 {
             break;
         }
     }
-    let (mut taken, began) = (0, Instant::now());
+    let (mut taken, began) = (0, clock.now());
     let mut before = began;
     while taken < samples.len() {
         round(me, echo, loan_bytes, taken as u64)?;
-        let now = Instant::now();
-        samples[taken] = u32::try_from(now.duration_since(before).as_nanos()).unwrap_or(u32::MAX);
+        let now = clock.now();
+        samples[taken] = u32::try_from(now - before).unwrap_or(u32::MAX);
         taken += 1;
         before = now;
-        if now.duration_since(began) > run.time_max {
+        if now - began > limit {
             break;
         }
     }

@@ -42,7 +42,7 @@ const NO_PAIR: PairIndex = PairIndex(u32::MAX);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum What {
     Slot(u64),
-    Reply(u32),
+    Reply(u64),
 }
 
 impl Courier {
@@ -87,12 +87,12 @@ impl Courier {
         }
         let what = match record.kind {
             Kind::SlotExtent => What::Slot(record.arg),
-            Kind::ReplyExtent => What::Reply(u32::try_from(record.arg).ok()?),
+            Kind::ReplyExtent => What::Reply(record.arg),
             _ => return None,
         };
         let held = match what {
             What::Slot(sequence) => pair.held.iter_mut().find(|h| h.slot.sequence == sequence)?,
-            What::Reply(call) => pair.held_reply.as_mut().filter(|h| h.slot.call == call)?,
+            What::Reply(call) => pair.held_reply.as_mut().filter(|h| h.slot.sequence == call)?,
         };
         let right = held.extent == Wanted::Missing && held.slot.claim()?.len_bytes == bulk_bytes;
         // Whatever was waiting for the same thing is superseded: its session is gone.
@@ -186,7 +186,7 @@ impl Courier {
         let pair = self.pair_mut(index)?;
         match what {
             What::Slot(sequence) => pair.held.iter_mut().find(|h| h.slot.sequence == sequence),
-            What::Reply(call) => pair.held_reply.as_mut().filter(|h| h.slot.call == call),
+            What::Reply(call) => pair.held_reply.as_mut().filter(|h| h.slot.sequence == call),
         }
     }
 
@@ -244,9 +244,9 @@ impl Courier {
         }
     }
 
-    fn publish_reply(&mut self, index: PairIndex, call: u32, extent: Extent, token: u32) {
+    fn publish_reply(&mut self, index: PairIndex, call: u64, extent: Extent, token: u32) {
         let Some(pair) = self.pair_mut(index) else { return };
-        let Some(held) = pair.held_reply.take_if(|h| h.slot.call == call) else {
+        let Some(held) = pair.held_reply.take_if(|h| h.slot.sequence == call) else {
             self.take_home(index, token);
             return;
         };
@@ -254,7 +254,7 @@ impl Courier {
         let taken = pair.side.reply_taken();
         let mut slot = held.slot;
         put_claim(&mut slot, extent, token);
-        reply::publish(&pair.own, &mut slot);
+        reply::publish(&pair.own, call, &mut slot, true);
         // An earlier reply that was never taken: its client has called again, so it never will be.
         if let Some((earlier, token)) = earlier
             && taken < earlier
@@ -270,7 +270,7 @@ impl Courier {
         if let Some(held) = pair.held_reply.take()
             && held.extent == Wanted::Missing
         {
-            let call = held.slot.call;
+            let call = held.slot.sequence;
             self.waiting.retain(|w| w.pair != index || w.what != What::Reply(call));
         }
     }

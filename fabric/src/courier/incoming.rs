@@ -219,19 +219,21 @@ impl Courier {
         let slot = slot_of(body)?;
         let empty_at = self.pool_segment(index);
         let Some(pair) = self.pair_mut(index) else { return Ok(()) };
-        if slot.head.kind != SlotKind::Reply || slot.call as u64 != record.arg || slot.call == 0 {
+        if slot.head.kind != SlotKind::Reply || slot.sequence != record.arg || record.arg == 0 {
             return Err(Corrupt::new("a reply that is none", record.arg));
         }
         if slot.source != pair.remote.to_word() {
             return Err(Corrupt::new("a reply of another source", slot.source));
         }
         let settled = pair.side.reply_taken().max(pair.side.gave_up());
-        if reply::is_published(&pair.own, slot.call) || (slot.call <= settled && slot.head.has(EXTENT)) {
+        if reply::is_published(&pair.own, slot.sequence)
+            || (slot.sequence <= settled && slot.head.has(EXTENT))
+        {
             return Ok(());
         }
         match slot.claim() {
             Some(claim) if claim.check_len()? > 0 => {
-                let known = pair.held_reply.is_some_and(|held| held.slot.call == slot.call);
+                let known = pair.held_reply.is_some_and(|held| held.slot.sequence == slot.sequence);
                 if !known {
                     self.drop_held_reply(index);
                     if let Some(pair) = self.pair_mut(index) {
@@ -242,7 +244,7 @@ impl Courier {
             _ => {
                 let mut slot = slot;
                 make_empty_ours(&mut slot, empty_at);
-                reply::publish(&pair.own, &mut slot);
+                reply::publish(&pair.own, slot.sequence, &mut slot, true);
                 self.knocks.insert(index);
             }
         }

@@ -42,8 +42,8 @@ enum Said {
     Opened(PairIndex),
     Slots { pair: PairIndex, end: u64, withdrawable: Option<u64>, extent: bool },
     SlotExtent { pair: PairIndex, sequence: u64 },
-    Reply { pair: PairIndex, call: u32, extent: bool },
-    ReplyExtent { pair: PairIndex, call: u32 },
+    Reply { pair: PairIndex, call: u64, extent: bool },
+    ReplyExtent { pair: PairIndex, call: u64 },
     Words { pair: PairIndex, words: Mirrored },
     Raised { pair: PairIndex, raises: u64 },
     Withdraw { pair: PairIndex, sequence: u64 },
@@ -199,6 +199,8 @@ impl Courier {
         if !pair.opened {
             return false;
         }
+        // Before the slots: a request's half of a number is understood by what these say.
+        self.gather_words(index, out);
         self.gather_withdrawal(index, out);
         match self.gather_slots(index, out) {
             Ok(more) => {
@@ -306,7 +308,19 @@ impl Courier {
         Ok(Some(Piece { region, offset_bytes: range.start as u64, len_bytes: range.len() as u32 }))
     }
 
-    /// Replies, notifications, control words, the end.
+    /// The control words, if they have changed.
+    fn gather_words(&mut self, index: PairIndex, out: &mut Outgoing) {
+        let Some(pair) = self.pair(index) else { return };
+        let words = pair.side.mirrored();
+        if pair.words_said != Some(words) {
+            let values = [words.consumed, words.outcome, words.reply_taken, words.gave_up];
+            let body: [u8; abi::record::WORDS_BYTES] = words_bytes(values);
+            let said = Said::Words { pair: index, words };
+            out.push(Record::of(Kind::Words, pair.outward(), 0), &body, None, false, said);
+        }
+    }
+
+    /// Replies, notifications, the end.
     fn gather_rest(&mut self, index: PairIndex, out: &mut Outgoing) -> Result<bool, Corrupt> {
         let Some(pair) = self.pair(index) else { return Ok(false) };
         let outward = pair.outward();
@@ -326,20 +340,13 @@ impl Courier {
             let said = Said::Raised { pair: index, raises };
             out.push(Record::of(Kind::Raised, outward, raises), &body, None, false, said);
         }
-        let words = pair.side.mirrored();
-        if pair.words_said != Some(words) {
-            let values = [words.consumed, words.outcome, words.reply_taken, words.gave_up];
-            let body: [u8; abi::record::WORDS_BYTES] = words_bytes(values);
-            let said = Said::Words { pair: index, words };
-            out.push(Record::of(Kind::Words, outward, 0), &body, None, false, said);
-        }
         if let Some(end) = pair.ended
             && !pair.ended_said
             && pair.sent_next >= end
             && pair.bulk_due.is_empty()
             && !more
         {
-            let body: [u8; abi::record::ENDED_BYTES] = words_bytes([end, words.consumed]);
+            let body: [u8; abi::record::ENDED_BYTES] = words_bytes([end, pair.side.consumed()]);
             out.push(Record::of(Kind::Ended, outward, END_DEAD), &body, None, false, Said::Ended(index));
         }
         Ok(more)
@@ -353,7 +360,7 @@ impl Courier {
             let said = Said::ReplyExtent { pair: index, call };
             match slot.map(|slot| self.piece_of(index, &slot)).transpose()?.flatten() {
                 Some(piece) => {
-                    let record = Record::of(Kind::ReplyExtent, outward, call as u64);
+                    let record = Record::of(Kind::ReplyExtent, outward, call);
                     out.push(record, &[], Some(piece), true, said);
                 }
                 None => self.commit(NodeId(0), said),
@@ -363,7 +370,7 @@ impl Courier {
         let Some(slot) = reply::newest(&pair.side, pair.reply_said, pair.local)? else { return Ok(false) };
         // A reply whose client has taken it, or given it up, need not travel: its extent may be gone.
         let answered = (pair.own.as_peer().reply_taken()).max(pair.own.gave_up());
-        if slot.call <= answered && slot.head.has(EXTENT) {
+        if slot.sequence <= answered && slot.head.has(EXTENT) {
             return Ok(false);
         }
         if let Some(claim) = slot.claim() {
@@ -379,8 +386,8 @@ impl Courier {
         }
         let body: [u8; SLOT_BYTES] = words_bytes(slot.to_words());
         let extent = slot.claim().is_some_and(|claim| claim.len_bytes > 0);
-        let said = Said::Reply { pair: index, call: slot.call, extent };
-        out.push(Record::of(Kind::Reply, outward, slot.call as u64), &body, None, false, said);
+        let said = Said::Reply { pair: index, call: slot.sequence, extent };
+        out.push(Record::of(Kind::Reply, outward, slot.sequence), &body, None, false, said);
         Ok(extent)
     }
 

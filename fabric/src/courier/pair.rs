@@ -69,10 +69,10 @@ pub(super) struct Carried {
     pub(super) left: u64,
     /// Sequences of sent slots whose extents are still to be announced.
     pub(super) bulk_due: VecDeque<u64>,
-    pub(super) reply_bulk_due: Option<u32>,
+    pub(super) reply_bulk_due: Option<u64>,
     pub(super) words_said: Option<Mirrored>,
     pub(super) raises_said: u64,
-    pub(super) reply_said: u32,
+    pub(super) reply_said: u64,
     /// A withdrawable slot that was sent: its mark must follow it.
     pub(super) withdrawable: Option<u64>,
     /// The local endpoint ended with this final sequence.
@@ -84,7 +84,7 @@ pub(super) struct Carried {
     pub(super) held: VecDeque<Held>,
     pub(super) held_reply: Option<Held>,
     /// The last reply with an extent that was published to the local endpoint.
-    pub(super) replied: Option<(u32, u32)>,
+    pub(super) replied: Option<(u64, u32)>,
     /// The remote endpoint ended; said to the local one when all its slots are published.
     pub(super) remote_end: Option<u64>,
     /// The far end has forgotten the pair, or never had it.

@@ -383,19 +383,18 @@ fn an_extent_that_waits_for_room_is_not_overtaken_within_its_stream() {
 fn a_reply_crosses_with_its_extent_and_once() {
     for mode in MODES {
         let mut rig = Rig::joined(mode);
-        for call in 1..20u32 {
+        for call in 1..20u64 {
             let mut request = message(0, Kind::Request, 0, None, b"?");
-            request.call = call;
+            request.call = call as u32;
             rig.ends[0].writer.publish(&rig.ends[0].own, &mut request);
             rig.ends[0].courier.hint(DC, 0);
             rig.settle();
-            assert_eq!(rig.ends[1].take(1).unwrap().call, call);
+            assert_eq!(rig.ends[1].take(1).unwrap().call, call as u32);
             let fill = call as u8;
             rig.ends[1].pool.write_from(0, &[fill; 5000]).unwrap();
             let with_extent = call % 3 != 0;
             let mut answer = message(1, Kind::Reply, 0, with_extent.then(|| claim_at(0, 5000)), &[fill]);
-            answer.call = call;
-            reply::publish(&rig.ends[1].own, &mut answer);
+            reply::publish(&rig.ends[1].own, call, &mut answer, true);
             rig.ends[1].courier.hint(DC, 1);
             match call % 5 {
                 1 => rig.restart(0),
@@ -423,8 +422,7 @@ fn a_reply_crosses_with_its_extent_and_once() {
 fn the_extent_of_a_reply_that_its_client_gave_up_goes_home() {
     let mut rig = Rig::joined(Mode::Eager);
     let mut answer = message(1, Kind::Reply, 0, Some(claim_at(0, 5000)), b"");
-    answer.call = 4;
-    reply::publish(&rig.ends[1].own, &mut answer);
+    reply::publish(&rig.ends[1].own, 4, &mut answer, true);
     rig.ends[1].courier.hint(DC, 1);
     rig.settle();
     assert_eq!(rig.ends[0].lent(), 1);
@@ -512,8 +510,7 @@ fn a_death_is_told_with_all_that_was_published_even_by_a_successor_after_a_lap()
 fn a_reply_that_waits_for_its_segment_comes_before_the_death_of_its_server() {
     let mut rig = Rig::joined(Mode::Eager);
     let mut answer = message(1, Kind::Reply, 0, Some(claim_at(0, 5000)), b"last words");
-    answer.call = 1;
-    reply::publish(&rig.ends[1].own, &mut answer);
+    reply::publish(&rig.ends[1].own, 1, &mut answer, true);
     let end = &mut rig.ends[1];
     end.courier.local_ended(endpoint(1));
     for _ in 0..5 {

@@ -343,7 +343,8 @@ fn a_wake_up_ends_a_wait_for_anybody_and_is_kept_for_the_next(world: World) {
         let first = me.receive(From::Any, after(LONG)).expect("the waker says who it is").source();
         let waiting = me.receive(From::Any, after(LONG)).expect("woken while it waits");
         assert_eq!((waiting.what(), waiting.source()), (What::Woken, first));
-        let only = me.receive(From::Endpoint(first), after(LONG)).expect("a message, not the wake-up before it");
+        let only =
+            me.receive(From::Endpoint(first), after(LONG)).expect("a message, not the wake-up before it");
         assert_eq!((only.what(), only.kind()), (What::Message, 2));
         let kept = me.receive_request(after(LONG)).expect("the wake-up that came meanwhile");
         assert_eq!((kept.what(), kept.source()), (What::Woken, first));

@@ -170,9 +170,12 @@ fn ask(life: Life, slot: Slot, count: Option<u64>) {
 /// Takes so many requests, answers none, and takes nothing more.
 fn mute(life: Life, requests: u64) {
     let Life { mut me, orders } = life;
+    // Kept: a request that is dropped answers its client by itself.
+    let mut owed = Vec::new();
     for _ in 0..requests {
         let request = me.receive_request(AFTER).expect("a request");
         report(format_args!("took {}", request.source()));
+        owed.push(request);
     }
     orders.next();
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// Ticks and what one is worth. With a cycle counter two reads cost some 20 ns less than two of the system's
 /// clock.
-pub(super) struct Clock {
+pub struct Clock {
     cycles: bool,
     began: Instant,
     ns_per_tick: f64,
@@ -16,7 +16,7 @@ pub(super) struct Clock {
 
 impl Clock {
     /// Takes 30 ms, where there is a counter.
-    pub(super) fn calibrate() -> Clock {
+    pub fn calibrate() -> Clock {
         let mut clock = Clock { cycles: has_cycles(), began: Instant::now(), ns_per_tick: 1.0 };
         if clock.cycles {
             let (began, first) = (Instant::now(), clock.now());
@@ -27,16 +27,19 @@ impl Clock {
         clock
     }
 
+    /// Ticks by now; they mean something only beside others of this clock.
     #[inline]
-    pub(super) fn now(&self) -> u64 {
+    pub fn now(&self) -> u64 {
         if self.cycles { cycles() } else { self.began.elapsed().as_nanos() as u64 }
     }
 
-    pub(super) fn ns(&self, ticks: u64) -> f64 {
+    /// What so many ticks are in nanoseconds.
+    pub fn ns(&self, ticks: u64) -> f64 {
         ticks as f64 * self.ns_per_tick
     }
 
-    pub(super) fn ticks(&self, span: Duration) -> u64 {
+    /// How many ticks a span has.
+    pub fn ticks(&self, span: Duration) -> u64 {
         (span.as_nanos() as f64 / self.ns_per_tick) as u64
     }
 }

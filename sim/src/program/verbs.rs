@@ -131,7 +131,8 @@ impl Body {
         // Upwards only, so that no two wait for one another for ever.
         let limit =
             if to.slot > self.me.slot && scene.dice.one_in(2) { Limit::Forever } else { self.short(scene) };
-        let limit = if matches!(verb, Verb::Post | Verb::Notify(_) | Verb::Wake) { Limit::Forever } else { limit };
+        let limit =
+            if matches!(verb, Verb::Post | Verb::Notify(_) | Verb::Wake) { Limit::Forever } else { limit };
         match self.core.find(to) {
             Some(index) => {
                 let pulled = self.core.pull(&mut Body::hands(&mut self.home, self.conn, scene));

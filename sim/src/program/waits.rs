@@ -113,19 +113,19 @@ impl Body {
         if !matches!(on, On::Any { .. } | On::From { .. }) {
             let _ = core.pull(&mut hands);
         }
+        let mut got = None;
         match on {
-            On::Any { notifications } => match core.poll_any(Accepts { notifications, attend }, &mut hands) {
-                Ok(Some(delivery)) => Some(Found::Got(delivery)),
-                Ok(None) => None,
-                Err(why) => Some(Found::Received(why)),
-            },
+            On::Any { notifications } => {
+                let polled = core.poll_any(Accepts { notifications, attend }, &mut hands, &mut got);
+                got.map(Found::Got).or(polled.err().map(Found::Received))
+            }
             On::From { source } => {
-                match core.poll_from(source, Accepts { notifications: true, attend }, &mut hands) {
-                    Ok(Some(delivery)) => Some(Found::Got(delivery)),
-                    Ok(None) if look == Look::Quick => None,
-                    Ok(None) => core.poll_from_end(source, &mut hands).err().map(Found::Received),
-                    Err(why) => Some(Found::Received(why)),
+                let accepts = Accepts { notifications: true, attend };
+                let mut polled = core.poll_from(source, accepts, &mut hands, &mut got);
+                if polled.is_ok() && got.is_none() && look != Look::Quick {
+                    polled = core.poll_from_end(source, &mut hands);
                 }
+                got.map(Found::Got).or(polled.err().map(Found::Received))
             }
             On::Sent { sent, .. } => {
                 let done = core.poll_sent(sent);
@@ -133,19 +133,18 @@ impl Body {
                     .map(Found::Sent)
             }
             On::Call { call, .. } => {
-                if let Some(done) = core.poll_call(call, &mut hands) {
-                    return Some(Found::Called(done.map(Box::new)));
-                }
-                match look {
-                    Look::Quick => None,
-                    Look::Last if core.is_deadlock(call) => {
+                let ended = match (core.poll_call(call, &mut hands, &mut got), look) {
+                    (Some(done), _) => Some(done),
+                    (None, Look::Quick) => None,
+                    (None, Look::Last) if core.is_deadlock(call) => {
                         core.give_up(call, true, &mut hands);
-                        Some(Found::Called(Err(SendrecError::Deadlock)))
+                        Some(Err(SendrecError::Deadlock))
                     }
-                    Look::Thorough | Look::Last => {
-                        core.poll_call_end(call, &mut hands).map(|done| Found::Called(done.map(Box::new)))
-                    }
-                }
+                    (None, Look::Thorough | Look::Last) => core.poll_call_end(call, &mut hands, &mut got),
+                };
+                got.map(|reply| Ok(Box::new(reply)))
+                    .or(ended.and_then(Result::err).map(Err))
+                    .map(Found::Called)
             }
             On::Room { index, .. } => match core.has_room(index) {
                 Ok(true) => Some(Found::Room(true)),
