@@ -108,6 +108,23 @@ impl Head {
     }
 }
 
+/// What stands in a slot beside its sequence and its body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Heading {
+    pub head: Head,
+    pub source: u64,
+    pub kind: u32,
+    pub call: u32,
+}
+
+impl Heading {
+    /// The word of type and call.
+    #[inline]
+    pub const fn type_word(&self) -> u64 {
+        self.kind as u64 | (self.call as u64) << 32
+    }
+}
+
 /// A slot copied out of shared memory or off the wire, head checked; the rest is still a claim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SlotCopy {
@@ -121,12 +138,23 @@ pub struct SlotCopy {
 
 impl SlotCopy {
     #[inline]
+    pub const fn of(heading: Heading, sequence: u64, body: [u64; BODY_WORDS]) -> SlotCopy {
+        let Heading { head, source, kind, call } = heading;
+        SlotCopy { head, source, sequence, kind, call, body }
+    }
+
+    #[inline]
+    pub const fn heading(&self) -> Heading {
+        Heading { head: self.head, source: self.source, kind: self.kind, call: self.call }
+    }
+
+    #[inline]
     pub fn to_words(&self) -> [u64; WORDS] {
         let mut words = [0; WORDS];
         words[0] = self.head.to_word();
         words[1] = self.source;
         words[2] = self.sequence;
-        words[3] = self.kind as u64 | (self.call as u64) << 32;
+        words[3] = self.heading().type_word();
         words[4..].copy_from_slice(&self.body);
         words
     }

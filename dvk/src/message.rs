@@ -7,10 +7,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use abi::limits::{INLINE_BYTES_MAX, INLINE_BYTES_WITH_EXTENT_MAX};
+use abi::slot::{Head, Heading};
 use abi::{Endpoint, slot};
 use shm::map::Mapping;
 use shm::pool::Loan;
-use shm::{lane, reply, returns};
+use shm::{reply, returns};
 
 use crate::peer::Path;
 
@@ -25,12 +26,27 @@ pub struct Message {
     pub(crate) loan: Option<Loan>,
 }
 
+/// The bytes of a body, as the words of its slot.
 #[derive(Clone, Copy)]
-struct Inline([u8; INLINE_BYTES_MAX]);
+#[repr(align(8))]
+pub(crate) struct Inline([u8; INLINE_BYTES_MAX]);
 
 impl Default for Inline {
+    #[inline]
     fn default() -> Self {
         Inline([0; INLINE_BYTES_MAX])
+    }
+}
+
+impl Inline {
+    #[inline(always)]
+    fn word(&self, at: usize) -> u64 {
+        u64::from_le_bytes(self.0[at * 8..at * 8 + 8].try_into().unwrap_or([0; 8]))
+    }
+
+    #[inline(always)]
+    pub(crate) fn put(&mut self, at: usize, word: u64) {
+        self.0[at * 8..at * 8 + 8].copy_from_slice(&word.to_le_bytes());
     }
 }
 
@@ -81,34 +97,26 @@ impl Message {
         self.loan
     }
 
-    /// The slot without its descriptor, lap and sequence.
+    /// What stands beside the body of its slot.
     #[inline(always)]
-    pub(crate) fn to_slot(&self, kind: slot::Kind, flags: u8, source: Endpoint, call: u32) -> slot::SlotCopy {
+    pub(crate) fn heading(&self, kind: slot::Kind, flags: u8, source: Endpoint, call: u32) -> Heading {
         let flags = if self.loan.is_some() { flags | slot::EXTENT } else { flags };
-        let mut out = slot::SlotCopy {
-            head: lane::head(kind, flags),
-            source: source.to_word(),
-            sequence: 0,
-            kind: self.kind,
-            call,
-            body: [0; slot::BODY_WORDS],
-        };
-        // All of the bytes, in two loops of a fixed length: what is beyond the message's is zero.
-        out.head.len = self.len.into();
-        let from = if self.loan.is_some() { slot::BODY_WORDS - INLINE_BYTES_WITH_EXTENT_MAX / 8 } else { 0 };
-        if from == 0 {
-            put(&mut out.body, &self.inline.0);
-        } else {
-            put(&mut out.body[from..], &self.inline.0[..INLINE_BYTES_WITH_EXTENT_MAX]);
-        }
-        out
+        let head = Head { lap: 0, kind, flags, len: self.len.into() };
+        Heading { head, source: source.to_word(), kind: self.kind, call }
     }
-}
 
-#[inline(always)]
-fn put(words: &mut [u64], bytes: &[u8]) {
-    for (word, eight) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-        *word = u64::from_le_bytes(eight.try_into().unwrap_or([0; 8]));
+    /// A word of the body of a message without a loan. What is beyond the message's bytes is zero.
+    #[inline(always)]
+    pub(crate) fn word(&self, at: usize) -> u64 {
+        self.inline.word(at)
+    }
+
+    /// The slot of a message with a loan, without its descriptor, lap and sequence.
+    pub(crate) fn to_slot(&self, heading: Heading) -> slot::SlotCopy {
+        let from = slot::BODY_WORDS - INLINE_BYTES_WITH_EXTENT_MAX / 8;
+        let mut body = [0; slot::BODY_WORDS];
+        body[from..].iter_mut().enumerate().for_each(|(at, word)| *word = self.inline.word(at));
+        slot::SlotCopy::of(heading, 0, body)
     }
 }
 
@@ -160,7 +168,28 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    #[inline]
+    /// A place for what is about to be read.
+    #[inline(always)]
+    pub(crate) fn blank(source: Endpoint) -> Delivery {
+        Delivery::empty(source, What::Message)
+    }
+
+    /// Where the words of the body go.
+    #[inline(always)]
+    pub(crate) fn body(&mut self) -> &mut Inline {
+        &mut self.body
+    }
+
+    /// What was read stands in the body; this is what it is.
+    #[inline(always)]
+    pub(crate) fn fill(&mut self, heading: Heading, what: What, view: Option<View>, owed: Option<Owed>) {
+        let with_extent = heading.head.has(slot::EXTENT);
+        // Both are checked: a head that claims more than fits was refused when it was read.
+        self.from = if with_extent { (INLINE_BYTES_MAX - INLINE_BYTES_WITH_EXTENT_MAX) as u8 } else { 0 };
+        self.len = heading.head.len as u8;
+        (self.kind, self.what, self.view, self.owed) = (heading.kind, what, view, owed);
+    }
+
     pub(crate) fn of_slot(
         source: Endpoint,
         what: What,
@@ -168,15 +197,10 @@ impl Delivery {
         view: Option<View>,
         owed: Option<Owed>,
     ) -> Delivery {
-        let mut body = Inline::default();
-        for (word, eight) in message.body.iter().zip(body.0.chunks_exact_mut(8)) {
-            eight.copy_from_slice(&word.to_le_bytes());
-        }
-        let from =
-            if message.head.has(slot::EXTENT) { INLINE_BYTES_MAX - INLINE_BYTES_WITH_EXTENT_MAX } else { 0 };
-        // Both are checked: a head that claims more than fits was refused when it was read.
-        let (from, len) = (from as u8, message.head.len as u8);
-        Delivery { source, what, kind: message.kind, body, from, len, view, owed }
+        let mut delivery = Delivery::blank(source);
+        message.body.iter().enumerate().for_each(|(at, word)| delivery.body.put(at, *word));
+        delivery.fill(message.heading(), what, view, owed);
+        delivery
     }
 
     pub(crate) fn of_bits(source: Endpoint, bits: u32) -> Delivery {
@@ -187,6 +211,7 @@ impl Delivery {
         Delivery::empty(source, What::Woken)
     }
 
+    #[inline(always)]
     fn empty(source: Endpoint, what: What) -> Delivery {
         Delivery { source, what, kind: 0, body: Inline::default(), from: 0, len: 0, view: None, owed: None }
     }
@@ -300,9 +325,9 @@ impl Drop for Owed {
         if self.is_answered() || !self.path.is_open() || !waits() {
             return;
         }
-        let mut slot = Message::new(0).to_slot(slot::Kind::Reply, slot::ABANDONED, self.me, 0);
+        let heading = Message::new(0).heading(slot::Kind::Reply, slot::ABANDONED, self.me, 0);
         // A courier may be looking, as far as is known here.
-        reply::publish(&self.path.own, self.call, &mut slot, true);
+        reply::publish_body(&self.path.own, self.call, heading, true, |_| 0);
         self.path.knock();
     }
 }

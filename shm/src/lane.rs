@@ -5,7 +5,7 @@
 //! `doorbell` (how a sleeping reader learns). Source: `abi::slot`, and the bare ring of `bare::shm_copy`.
 
 use abi::limits::LANE_SLOTS;
-use abi::slot::{self, Head, SlotCopy, WORDS};
+use abi::slot::{self, BODY_WORDS, Head, Heading, SlotCopy, WORDS};
 use abi::{Corrupt, Endpoint, side};
 
 use crate::side::{OwnSide, PeerSide};
@@ -93,11 +93,18 @@ impl LaneWriter {
     /// Cost: 16 stores to two cache lines of our own. Returns the slot's sequence.
     #[inline]
     pub fn publish(&mut self, own: &OwnSide, message: &mut SlotCopy) -> u64 {
-        debug_assert!(self.next - self.consumed < LANE_SLOTS);
-        let sequence = self.next;
+        let sequence = self.publish_body(own, message.heading(), |at| message.body[at]);
         message.sequence = sequence;
         message.head.lap = slot::lap(sequence);
-        write(own, slot_at(sequence), message);
+        sequence
+    }
+
+    /// As [`LaneWriter::publish`], the words of the body from where they are.
+    #[inline]
+    pub fn publish_body(&mut self, own: &OwnSide, heading: Heading, body: impl Fn(usize) -> u64) -> u64 {
+        debug_assert!(self.next - self.consumed < LANE_SLOTS);
+        let sequence = self.next;
+        write(own, slot_at(sequence), (heading, sequence, slot::lap(sequence)), body);
         self.next = sequence + 1;
         sequence
     }
@@ -143,29 +150,46 @@ impl LaneWriter {
 }
 
 /// Writes a slot: the body first, the head with release.
-#[inline]
-fn write(own: &OwnSide, at: usize, message: &SlotCopy) {
-    let [head, rest @ ..] = message.to_words();
+#[inline(always)]
+fn write(
+    own: &OwnSide,
+    at: usize,
+    (heading, sequence, lap): (Heading, u64, u32),
+    body: impl Fn(usize) -> u64,
+) {
     let words = own.words();
+    let rest = [heading.source, sequence, heading.type_word()];
     // Relaxed: ordered by the release store of the head.
-    words.store_all(at + 1, &rest, Ordering::Relaxed);
+    words.store_each::<{ WORDS - 1 }>(at + 1, Ordering::Relaxed, |n| match rest.get(n) {
+        Some(word) => *word,
+        None => body(n - rest.len()),
+    });
     // Pairs with: `read` head load (Acquire) in the peer.
-    words.store(at, head, Ordering::Release);
+    words.store(at, Head { lap, ..heading.head }.to_word(), Ordering::Release);
 }
 
-/// Reads the slot at `at` if its head carries `lap`. Each word once.
-#[inline]
-fn read(peer: &PeerSide, at: usize, lap: u32) -> Option<[u64; WORDS]> {
-    let words = peer.words();
+/// Reads the slot of `sequence`, if it is published: what is beside its body, checked, and its body, word by word, to
+/// `put`. Each word once.
+#[inline(always)]
+fn read(
+    peer: &PeerSide,
+    sequence: u64,
+    source: Endpoint,
+    put: impl FnMut(usize, u64),
+) -> Result<Option<Heading>, Corrupt> {
+    let (words, at) = (peer.words(), slot_at(sequence));
     // Pairs with: `write` head store (Release). The body is there when the lap is right.
     let head = words.load(at, Ordering::Acquire);
-    if head as u32 != lap {
-        return None;
+    if head as u32 != slot::lap(sequence) {
+        return Ok(None);
     }
-    let mut values = [head; WORDS];
     // Relaxed: ordered by the acquire load of the head.
-    values[1..].copy_from_slice(&words.load_all::<{ WORDS - 1 }>(at + 1, Ordering::Relaxed));
-    Some(values)
+    let [from, number, types] = words.load_all(at + 1, Ordering::Relaxed);
+    let head = Head::from_word(head)?;
+    check(head, (number, sequence), (from, source))?;
+    // Relaxed: as above.
+    words.load_each::<BODY_WORDS>(at + WORDS - BODY_WORDS, Ordering::Relaxed, put);
+    Ok(Some(Heading { head, source: from, kind: types as u32, call: (types >> 32) as u32 }))
 }
 
 /// The receiver's end of a lane.
@@ -182,6 +206,14 @@ pub enum Take {
     Message(SlotCopy),
     /// A slot that its sender had withdrawn; its extent, if it has one, goes home. Look again.
     Skipped(SlotCopy),
+}
+
+/// As [`Take`], with the body where the reader wanted it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taken {
+    Empty,
+    Message(Heading),
+    Skipped(Heading),
 }
 
 impl LaneReader {
@@ -223,14 +255,30 @@ impl LaneReader {
     /// Takes the slot at the front: copied out, checked, counted as consumed, in this order.
     ///
     /// Errors: `Corrupt` when head, sequence or source are not what this lane must carry; nothing is consumed then.
-    #[inline]
     pub fn take(&mut self, own: &OwnSide, peer: &PeerSide, source: Endpoint) -> Result<Take, Corrupt> {
-        let at = slot_at(self.next);
-        let Some(values) = read(peer, at, slot::lap(self.next)) else { return Ok(Take::Empty) };
-        let message = SlotCopy::from_words(&values)?;
-        check(&message, self.next, source)?;
+        let (sequence, mut body) = (self.next, [0; BODY_WORDS]);
+        let taken = self.take_body(own, peer, source, |at, word| body[at] = word)?;
+        Ok(match taken {
+            Taken::Empty => Take::Empty,
+            Taken::Message(heading) => Take::Message(SlotCopy::of(heading, sequence, body)),
+            Taken::Skipped(heading) => Take::Skipped(SlotCopy::of(heading, sequence, body)),
+        })
+    }
+
+    /// As [`LaneReader::take`], the body word by word to where it is wanted. What `put` got counts only when a message
+    /// was taken.
+    #[inline(always)]
+    pub fn take_body(
+        &mut self,
+        own: &OwnSide,
+        peer: &PeerSide,
+        source: Endpoint,
+        put: impl FnMut(usize, u64),
+    ) -> Result<Taken, Corrupt> {
+        let Some(heading) = read(peer, self.next, source, put)? else { return Ok(Taken::Empty) };
         let words = own.words();
-        let withdrawn = if message.head.has(slot::WITHDRAWABLE) {
+        let withdrawn = if heading.head.has(slot::WITHDRAWABLE) {
+            let at = slot_at(self.next);
             // Relaxed: the fence orders it before the second look at the mark.
             words.store(side::TAKING, self.next + 1, Ordering::Relaxed);
             look_again();
@@ -241,31 +289,31 @@ impl LaneReader {
             words.store(side::OUTCOME, (self.next + 1) * 2 + !withdrawn as u64, Ordering::Relaxed);
             withdrawn
         } else {
-            message.head.has(slot::WITHDRAWN)
+            heading.head.has(slot::WITHDRAWN)
         };
         self.next += 1;
         // Pairs with: `PeerSide::consumed` CONSUMED load. The slot has been read out and may be written again.
         words.store(side::CONSUMED, self.next, Ordering::Release);
-        Ok(if withdrawn { Take::Skipped(message) } else { Take::Message(message) })
+        Ok(if withdrawn { Taken::Skipped(heading) } else { Taken::Message(heading) })
     }
 
     /// Reads the slot of `sequence` without consuming it: a courier's look. `None` when it is not published.
     pub fn peek(peer: &PeerSide, sequence: u64, source: Endpoint) -> Result<Option<SlotCopy>, Corrupt> {
-        let Some(values) = read(peer, slot_at(sequence), slot::lap(sequence)) else { return Ok(None) };
-        let message = SlotCopy::from_words(&values)?;
-        check(&message, sequence, source)?;
-        Ok(Some(message))
+        let mut body = [0; BODY_WORDS];
+        let heading = read(peer, sequence, source, |at, word| body[at] = word)?;
+        Ok(heading.map(|heading| SlotCopy::of(heading, sequence, body)))
     }
 }
 
-fn check(message: &SlotCopy, sequence: u64, source: Endpoint) -> Result<(), Corrupt> {
-    if message.sequence != sequence {
-        return Err(Corrupt::new("slot of another sequence", message.sequence));
+#[inline]
+fn check(head: Head, (number, sequence): (u64, u64), (from, source): (u64, Endpoint)) -> Result<(), Corrupt> {
+    if number != sequence {
+        return Err(Corrupt::new("slot of another sequence", number));
     }
-    if message.source != source.to_word() {
-        return Err(Corrupt::new("slot of another source", message.source));
+    if from != source.to_word() {
+        return Err(Corrupt::new("slot of another source", from));
     }
-    if message.head.kind == slot::Kind::Reply {
+    if head.kind == slot::Kind::Reply {
         return Err(Corrupt::new("reply on a lane", sequence));
     }
     Ok(())
@@ -275,7 +323,8 @@ fn check(message: &SlotCopy, sequence: u64, source: Endpoint) -> Result<(), Corr
 impl OwnSide {
     /// Writes the slot of `sequence` as it came over the wire; `head` decides its flags. The reader may take it at once.
     pub fn publish_mirrored(&self, message: &SlotCopy) {
-        write(self, slot_at(message.sequence), message);
+        let (sequence, lap) = (message.sequence, message.head.lap);
+        write(self, slot_at(sequence), (message.heading(), sequence, lap), |at| message.body[at]);
     }
 
     /// Marks a mirrored slot as withdrawn by its sender.
@@ -363,10 +412,10 @@ mod tests {
             SlotCopy { source: SOURCE.to_word() + 1, ..good },
             message(Kind::Reply, 0),
         ];
-        for mut wrong in others {
+        for wrong in others {
             let (a, b, mut reader) = (OwnSide::heap(), OwnSide::heap(), LaneReader::default());
-            wrong.head.lap = slot::lap(0);
-            write(&a, slot_at(0), &wrong);
+            let beside = (wrong.heading(), wrong.sequence, slot::lap(0));
+            write(&a, slot_at(0), beside, |at| wrong.body[at]);
             assert!(reader.take(&b, &a.as_peer(), SOURCE).is_err());
             assert_eq!((reader.next(), b.consumed()), (0, 0));
         }

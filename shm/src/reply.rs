@@ -4,7 +4,7 @@
 //! of an older one may be overwritten: a reply never waits for room, and a late one never answers the next call.
 
 use abi::limits::REPLY_SLOTS;
-use abi::slot::{Kind, SlotCopy, WORDS, call_low, lap_of_reply};
+use abi::slot::{BODY_WORDS, Head, Heading, Kind, SlotCopy, WORDS, call_low, lap_of_reply};
 use abi::{Corrupt, Endpoint, side};
 
 use crate::side::{OwnSide, PeerSide};
@@ -24,36 +24,34 @@ const fn entry(call: u64) -> usize {
 /// looks at it again. A client reads the entry of its current call alone, whose reply is written once: for it the line
 /// need not change hands twice.
 #[inline]
-pub fn publish(own: &OwnSide, call: u64, message: &mut SlotCopy, carried: bool) {
-    message.sequence = call;
-    message.call = call_low(call);
-    message.head.lap = lap_of_reply(call);
+pub fn publish(own: &OwnSide, call: u64, message: &SlotCopy, carried: bool) {
+    publish_body(own, call, message.heading(), carried, |at| message.body[at]);
+}
+
+/// As [`publish`], the words of the body from where they are.
+#[inline(always)]
+pub fn publish_body(own: &OwnSide, call: u64, heading: Heading, carried: bool, body: impl Fn(usize) -> u64) {
     let (words, at) = (own.words(), entry(call));
-    let [head, rest @ ..] = message.to_words();
+    let head = Head { lap: lap_of_reply(call), ..heading.head };
+    let rest = [heading.source, call, Heading { call: call_low(call), ..heading }.type_word()];
     if carried {
         // Relaxed: ordered before the new body by its release stores.
         words.store(at, 0, Ordering::Relaxed);
     }
-    // Pairs with: `copy` body loads. Who sees a word of this body sees that the older head is gone.
-    words.store_all(at + 1, &rest, Ordering::Release);
-    // Pairs with: `copy` first head load. The body is whole when the lap is right.
-    words.store(at, head, Ordering::Release);
+    // Pairs with: `read_body` body loads. Who sees a word of this body sees that the older head is gone.
+    words.store_each::<{ WORDS - 1 }>(at + 1, Ordering::Release, |n| match rest.get(n) {
+        Some(word) => *word,
+        None => body(n - rest.len()),
+    });
+    // Pairs with: `read_body` first head load. The body is whole when the lap is right.
+    words.store(at, head.to_word(), Ordering::Release);
 }
 
-/// Copies the entry of `call` out, each word once; `None` when it is not there or is just being replaced.
-#[inline]
-fn copy(peer: &PeerSide, call: u64) -> Option<[u64; WORDS]> {
-    let (words, at) = (peer.words(), entry(call));
-    // Pairs with: `publish` last head store.
-    let head = words.load(at, Ordering::Acquire);
-    if head as u32 != lap_of_reply(call) {
-        return None;
-    }
-    let mut values = [head; WORDS];
-    // Pairs with: `publish` body stores. They also keep the second look at the head behind them.
-    values[1..].copy_from_slice(&words.load_all::<{ WORDS - 1 }>(at + 1, Ordering::Acquire));
-    // Relaxed: ordered by the acquire loads of the body.
-    (words.load(at, Ordering::Relaxed) == head).then_some(values)
+/// Whether the reply to `call` may be there. Cost: one load.
+#[inline(always)]
+pub fn is_there(peer: &PeerSide, call: u64) -> bool {
+    // Relaxed: a hint; `read` loads again with acquire.
+    peer.words().load(entry(call), Ordering::Relaxed) as u32 == lap_of_reply(call)
 }
 
 /// Whether the reply to `call` is published in our own ring.
@@ -64,17 +62,47 @@ pub fn is_published(own: &OwnSide, call: u64) -> bool {
 }
 
 /// The reply to `call`, if it is there. Nothing is marked: taking it is the client's affair.
-#[inline]
 pub fn read(peer: &PeerSide, call: u64, source: Endpoint) -> Result<Option<SlotCopy>, Corrupt> {
-    let Some(values) = copy(peer, call) else { return Ok(None) };
-    let message = SlotCopy::from_words(&values)?;
-    if message.head.kind != Kind::Reply || message.sequence != call || message.call != call_low(call) {
-        return Err(Corrupt::new("reply to another call", message.sequence));
+    let mut body = [0; BODY_WORDS];
+    let heading = read_body(peer, call, source, |at, word| body[at] = word)?;
+    Ok(heading.map(|heading| SlotCopy::of(heading, call, body)))
+}
+
+/// As [`read`], the body word by word to where it is wanted. What `put` got counts only when a reply is there.
+#[inline(always)]
+pub fn read_body(
+    peer: &PeerSide,
+    call: u64,
+    source: Endpoint,
+    put: impl FnMut(usize, u64),
+) -> Result<Option<Heading>, Corrupt> {
+    let (words, at) = (peer.words(), entry(call));
+    // Pairs with: `publish_body` last head store.
+    let first = words.load(at, Ordering::Acquire);
+    if first as u32 != lap_of_reply(call) {
+        return Ok(None);
     }
-    if message.source != source.to_word() {
-        return Err(Corrupt::new("reply of another source", message.source));
+    // Pairs with: `publish_body` body stores. They also keep the second look at the head behind them.
+    let [from, number, types] = words.load_all(at + 1, Ordering::Acquire);
+    // Pairs with: as above.
+    words.load_each::<BODY_WORDS>(at + WORDS - BODY_WORDS, Ordering::Acquire, put);
+    // Relaxed: ordered by the acquire loads of the body.
+    if words.load(at, Ordering::Relaxed) != first {
+        return Ok(None);
     }
-    Ok(Some(message))
+    let heading = Heading {
+        head: Head::from_word(first)?,
+        source: from,
+        kind: types as u32,
+        call: (types >> 32) as u32,
+    };
+    if heading.head.kind != Kind::Reply || number != call || heading.call != call_low(call) {
+        return Err(Corrupt::new("reply to another call", number));
+    }
+    if from != source.to_word() {
+        return Err(Corrupt::new("reply of another source", from));
+    }
+    Ok(Some(heading))
 }
 
 /// The newest reply in the peer's ring to a call above `after`: a courier's look.
@@ -104,8 +132,8 @@ mod tests {
 
     fn answer(own: &OwnSide, call: u64) {
         let (head, source) = (lane::head(Kind::Reply, 0), SOURCE.to_word());
-        let mut reply = SlotCopy { head, source, sequence: 0, kind: 1, call: 0, body: [call; BODY_WORDS] };
-        publish(own, call, &mut reply, true);
+        let reply = SlotCopy { head, source, sequence: 0, kind: 1, call: 0, body: [call; BODY_WORDS] };
+        publish(own, call, &reply, true);
     }
 
     fn read_call(own: &OwnSide, call: u64) -> Result<Option<u64>, Corrupt> {

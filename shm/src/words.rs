@@ -110,8 +110,14 @@ impl Words {
     #[inline(always)]
     pub fn load_all<const N: usize>(&self, first: usize, order: Ordering) -> [u64; N] {
         let mut out = [0; N];
-        self.each::<N>(first, |index, word| out[index] = word.load(order));
+        self.load_each::<N>(first, order, |index, value| out[index] = value);
         out
+    }
+
+    /// Reads `N` words in a row, each once, and puts each where it is wanted.
+    #[inline(always)]
+    pub fn load_each<const N: usize>(&self, first: usize, order: Ordering, mut put: impl FnMut(usize, u64)) {
+        self.each::<N>(first, |index, word| put(index, word.load(order)));
     }
 
     #[cfg(not(loom))]
@@ -171,10 +177,10 @@ impl OwnWords {
         self.0.at(index).store(value, order);
     }
 
-    /// Writes words in a row, in their order.
+    /// Writes `N` words in a row, in their order.
     #[inline(always)]
-    pub fn store_all<const N: usize>(&self, first: usize, values: &[u64; N], order: Ordering) {
-        self.0.each::<N>(first, |index, word| word.store(values[index], order));
+    pub fn store_each<const N: usize>(&self, first: usize, order: Ordering, value: impl Fn(usize) -> u64) {
+        self.0.each::<N>(first, |index, word| word.store(value(index), order));
     }
 
     /// For words that several processes may write.

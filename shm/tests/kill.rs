@@ -249,7 +249,7 @@ impl End {
             let mut reply = self.slot(Kind::Reply, 0, 0);
             let call = u64::from(slot.call);
             reply.body = [call ^ 0xabc; BODY_WORDS];
-            reply::publish(&self.own, call, &mut reply, true);
+            reply::publish(&self.own, call, &reply, true);
             self.knock();
         }
         true

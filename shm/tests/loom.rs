@@ -419,7 +419,7 @@ fn a_reply_is_whole_when_its_client_sees_it() {
 }
 
 fn answer(own: &OwnSide, call: u64) {
-    reply::publish(own, call, &mut message(Kind::Reply, 0, call), true);
+    reply::publish(own, call, &message(Kind::Reply, 0, call), true);
 }
 
 #[test]

@@ -230,7 +230,7 @@ proptest! {
         let (server, mut call, mut answered, mut given_up) = (OwnSide::heap(), first, None, Vec::new());
         for (act, payload) in acts {
             let published = |call, payload| {
-                reply::publish(&server, call, &mut message(Kind::Reply, 0, payload), true);
+                reply::publish(&server, call, &message(Kind::Reply, 0, payload), true);
             };
             match act {
                 0 if answered.is_none() => {

@@ -1,7 +1,7 @@
 //! The sending half: send, post, sendrec, reply, notify, and what ends each of them.
 
 use abi::limits::CALLS_KNOWN_EVERY;
-use abi::slot::{self, Kind, SlotCopy};
+use abi::slot::{self, Heading, Kind, SlotCopy};
 use abi::{Corrupt, Endpoint};
 use shm::lane::Withdrawal;
 use shm::{notify, reply};
@@ -17,7 +17,6 @@ use crate::peer::End;
 pub struct Sent {
     peer: PeerIndex,
     sequence: u64,
-    token: Option<u32>,
 }
 
 /// A published request that waits for its reply.
@@ -99,15 +98,32 @@ impl Core {
             Ok(false) => return Err(NotPublished::Full),
             Err(corrupt) => return Err(NotPublished::Corrupt(self.condemn(index, corrupt))),
         }
-        let flags = flags | peer.flags_for_next();
-        let sequence = peer.writer.next();
-        let mut slot = message.to_slot(kind, flags, me, call);
-        let token = message.loan.take().map(|loan| self.lend(index, loan, By::Slot(sequence), &mut slot));
-        let Some(peer) = self.peer_mut(index) else { return Err(NotPublished::Dead) };
-        peer.writer.publish(&peer.path.own, &mut slot);
+        let heading = message.heading(kind, flags | peer.flags_for_next(), me, call);
+        if message.loan.is_some() {
+            return self.publish_loan(index, message, heading);
+        }
+        let sequence = peer.writer.publish_body(&peer.path.own, heading, |at| message.word(at));
         peer.path.knock();
         self.counters.sent += 1;
-        Ok(Sent { peer: index, sequence, token })
+        Ok(Sent { peer: index, sequence })
+    }
+
+    fn publish_loan(
+        &mut self,
+        index: PeerIndex,
+        message: &mut Message,
+        heading: Heading,
+    ) -> Result<Sent, NotPublished> {
+        let mut slot = message.to_slot(heading);
+        let next = self.peer(index).map_or(0, |peer| peer.writer.next());
+        if let Some(loan) = message.loan.take() {
+            self.lend(index, loan, By::Slot(next), &mut slot);
+        }
+        let Some(peer) = self.peer_mut(index) else { return Err(NotPublished::Dead) };
+        let sequence = peer.writer.publish(&peer.path.own, &mut slot);
+        peer.path.knock();
+        self.counters.sent += 1;
+        Ok(Sent { peer: index, sequence })
     }
 
     /// Publishes asynchronously.
@@ -246,8 +262,41 @@ impl Core {
         let index = call.sent.peer;
         let peer = self.peer(index)?;
         let source = peer.endpoint;
+        if !reply::is_there(&peer.side, call.call) {
+            return None;
+        }
+        let delivery = got.insert(Delivery::blank(source));
+        let read = reply::read_body(&peer.side, call.call, source, |at, word| delivery.body().put(at, word));
+        let heading = match read {
+            Ok(Some(heading)) if !heading.head.has(slot::ABANDONED | slot::EXTENT) => heading,
+            // An answer that is more, or less, than bytes.
+            Ok(_) => {
+                *got = None;
+                return self.poll_rich_reply(call, host, got);
+            }
+            Err(corrupt) => {
+                *got = None;
+                self.end_call(index);
+                return Some(Err(SendrecError::Corrupt(self.condemn(index, corrupt))));
+            }
+        };
+        delivery.fill(heading, What::Reply, None, None);
+        self.end_call(index);
+        self.counters.received += 1;
+        Some(Ok(()))
+    }
+
+    fn poll_rich_reply(
+        &mut self,
+        call: Call,
+        host: &mut dyn Host,
+        got: &mut Option<Delivery>,
+    ) -> Option<Result<(), SendrecError>> {
+        let index = call.sent.peer;
+        let peer = self.peer(index)?;
+        let source = peer.endpoint;
         let slot = match reply::read(&peer.side, call.call, source) {
-            // A reply with a call id that is not current cannot get here: `read` asked for this one.
+            // A reply to a call that is not current cannot get here: `read` asked for this one.
             Ok(slot) => slot?,
             Err(corrupt) => {
                 self.end_call(index);
@@ -383,12 +432,21 @@ impl Core {
                 return Err(ReplyError::Full);
             }
         }
-        let mut slot = message.to_slot(Kind::Reply, 0, me, 0);
-        let token = message.loan.take().map(|loan| self.lend(index, loan, By::Reply(call), &mut slot));
-        let Some(peer) = self.peer_mut(index) else { return Err(ReplyError::NotWaiting) };
-        peer.replied = token.map(|token| (call, token));
-        reply::publish(&peer.path.own, call, &mut slot, peer.proxied);
-        peer.path.knock();
+        let heading = message.heading(Kind::Reply, 0, me, 0);
+        let loan = message.loan.take();
+        if let Some(loan) = loan {
+            let mut slot = message.to_slot(heading);
+            let token = self.lend(index, loan, By::Reply(call), &mut slot);
+            let Some(peer) = self.peer_mut(index) else { return Err(ReplyError::NotWaiting) };
+            peer.replied = Some((call, token));
+            reply::publish(&peer.path.own, call, &slot, peer.proxied);
+        } else {
+            let Some(peer) = self.peer(index) else { return Err(ReplyError::NotWaiting) };
+            reply::publish_body(&peer.path.own, call, heading, peer.proxied, |at| message.word(at));
+        }
+        if let Some(peer) = self.peer(index) {
+            peer.path.knock();
+        }
         self.counters.sent += 1;
         Ok(())
     }

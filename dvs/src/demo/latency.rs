@@ -17,9 +17,9 @@ use crate::interrupt;
 use crate::output::count;
 
 /// Runs of each kind, and how long one takes at most.
-const RUNS: usize = 3;
-const SPIN_RUN: Run = Run { rounds: 300_000, time_max: Duration::from_millis(400) };
-const SLEEP_RUN: Run = Run { rounds: 50_000, time_max: Duration::from_millis(600) };
+const RUNS: usize = 5;
+const SPIN_RUN: Run = Run { rounds: 200_000, time_max: Duration::from_millis(250) };
+const SLEEP_RUN: Run = Run { rounds: 50_000, time_max: Duration::from_millis(400) };
 /// How long a worker may take to report a run.
 const RUN_WITHIN: Duration = Duration::from_secs(60);
 /// Messages of a stream that is only posted.
@@ -120,15 +120,19 @@ pub fn loans(scene: &mut Scene<'_>) -> Result<()> {
     };
     let _echo = start(scene, "echo-loan", role(&["echo"], processors.map(|(_, there)| there)))?;
     let here = processors.map(|(here, _)| here);
-    let mut latencies = Vec::new();
-    for loan_bytes in ["64", "1048576"] {
+    let mut asker = |loan_bytes: &str| -> Result<Worker> {
         let name = format!("ask-{loan_bytes}");
         let mut ask = start(scene, &name, role(&["ask", "echo-loan", "--loan-bytes", loan_bytes], here))?;
         ask.ready()?;
-        let runs = (0..RUNS).map(|_| one_run(&mut ask, SPIN_RUN)).collect::<Result<Vec<_>>>()?;
-        latencies.push(Latency::middle(&runs));
+        Ok(ask)
+    };
+    let (mut ask_small, mut ask_large) = (asker("64")?, asker("1048576")?);
+    let (mut small, mut large) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        small.push(one_run(&mut ask_small, SPIN_RUN)?);
+        large.push(one_run(&mut ask_large, SPIN_RUN)?);
     }
-    let [small, large] = latencies[..] else { unreachable!("two sizes are measured") };
+    let (small, large) = (Latency::middle(&small), Latency::middle(&large));
     scene.progress.done(&format!("{} ns and {} ns there and back", large.p50_ns, small.p50_ns));
     (scene.report.loan_64, scene.report.loan_1m) = (Some(small), Some(large));
     Ok(())

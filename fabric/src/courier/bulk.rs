@@ -254,7 +254,7 @@ impl Courier {
         let taken = pair.side.reply_taken();
         let mut slot = held.slot;
         put_claim(&mut slot, extent, token);
-        reply::publish(&pair.own, call, &mut slot, true);
+        reply::publish(&pair.own, call, &slot, true);
         // An earlier reply that was never taken: its client has called again, so it never will be.
         if let Some((earlier, token)) = earlier
             && taken < earlier

@@ -244,7 +244,7 @@ impl Courier {
             _ => {
                 let mut slot = slot;
                 make_empty_ours(&mut slot, empty_at);
-                reply::publish(&pair.own, slot.sequence, &mut slot, true);
+                reply::publish(&pair.own, slot.sequence, &slot, true);
                 self.knocks.insert(index);
             }
         }

@@ -393,8 +393,8 @@ fn a_reply_crosses_with_its_extent_and_once() {
             let fill = call as u8;
             rig.ends[1].pool.write_from(0, &[fill; 5000]).unwrap();
             let with_extent = call % 3 != 0;
-            let mut answer = message(1, Kind::Reply, 0, with_extent.then(|| claim_at(0, 5000)), &[fill]);
-            reply::publish(&rig.ends[1].own, call, &mut answer, true);
+            let answer = message(1, Kind::Reply, 0, with_extent.then(|| claim_at(0, 5000)), &[fill]);
+            reply::publish(&rig.ends[1].own, call, &answer, true);
             rig.ends[1].courier.hint(DC, 1);
             match call % 5 {
                 1 => rig.restart(0),
@@ -421,8 +421,8 @@ fn a_reply_crosses_with_its_extent_and_once() {
 #[test]
 fn the_extent_of_a_reply_that_its_client_gave_up_goes_home() {
     let mut rig = Rig::joined(Mode::Eager);
-    let mut answer = message(1, Kind::Reply, 0, Some(claim_at(0, 5000)), b"");
-    reply::publish(&rig.ends[1].own, 4, &mut answer, true);
+    let answer = message(1, Kind::Reply, 0, Some(claim_at(0, 5000)), b"");
+    reply::publish(&rig.ends[1].own, 4, &answer, true);
     rig.ends[1].courier.hint(DC, 1);
     rig.settle();
     assert_eq!(rig.ends[0].lent(), 1);
@@ -509,8 +509,8 @@ fn a_death_is_told_with_all_that_was_published_even_by_a_successor_after_a_lap()
 #[test]
 fn a_reply_that_waits_for_its_segment_comes_before_the_death_of_its_server() {
     let mut rig = Rig::joined(Mode::Eager);
-    let mut answer = message(1, Kind::Reply, 0, Some(claim_at(0, 5000)), b"last words");
-    reply::publish(&rig.ends[1].own, 1, &mut answer, true);
+    let answer = message(1, Kind::Reply, 0, Some(claim_at(0, 5000)), b"last words");
+    reply::publish(&rig.ends[1].own, 1, &answer, true);
     let end = &mut rig.ends[1];
     end.courier.local_ended(endpoint(1));
     for _ in 0..5 {
