@@ -120,7 +120,7 @@ pub fn loans(scene: &mut Scene<'_>) -> Result<()> {
     };
     let _echo = start(scene, "echo-loan", role(&["echo"], processors.map(|(_, there)| there)))?;
     let here = processors.map(|(here, _)| here);
-    let mut asker = |loan_bytes: &str| -> Result<Worker> {
+    let asker = |loan_bytes: &str| -> Result<Worker> {
         let name = format!("ask-{loan_bytes}");
         let mut ask = start(scene, &name, role(&["ask", "echo-loan", "--loan-bytes", loan_bytes], here))?;
         ask.ready()?;
