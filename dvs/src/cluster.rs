@@ -39,7 +39,7 @@ impl Place {
     }
 
     /// What `--cluster` names; else `$DVS_CLUSTER`, `./cluster.toml`, or the one cluster of this user that
-    /// runs.
+    /// runs, in the runtime directory if one is given.
     pub fn find(place: &Where, runtime_dir: Option<&Path>) -> Result<Place> {
         if let Some(file) = &place.cluster {
             return Place::load(file, runtime_dir);
@@ -50,12 +50,17 @@ impl Place {
         if Path::new("cluster.toml").exists() {
             return Place::load(Path::new("cluster.toml"), runtime_dir);
         }
-        let running: Vec<Running> = running().into_iter().collect();
+        let asked = runtime_dir.map(absolute);
+        let is_asked = |found: &Running| asked.is_none() || found.runtime_dir == asked;
+        let running: Vec<Running> = running().into_iter().filter(is_asked).collect();
         match running.as_slice() {
             [one] => Place::load(&one.file, one.runtime_dir.as_deref().or(runtime_dir)),
             [] => Err(failure(
                 Exit::Config,
-                "no cluster is named, and none of yours runs on this machine",
+                match &asked {
+                    Some(dir) => format!("no cluster is named, and none of yours runs in {}", dir.display()),
+                    None => "no cluster is named, and none of yours runs on this machine".to_owned(),
+                },
                 "give --cluster FILE or set DVS_CLUSTER; `dvs up FILE` starts one, `dvs init` writes one",
             )),
             several => {

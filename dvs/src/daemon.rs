@@ -61,12 +61,22 @@ fn explain(why: NodeError) -> anyhow::Error {
             Exit::Config,
             "copy it from another machine of the cluster; `dvs up` makes one where there is none",
         ),
+        NodeError::File { source, .. } if is_limit(source) => {
+            (Exit::Failed, "raise this user's limits (`ulimit -n` is that of descriptors), or free some")
+        }
         NodeError::Place { .. } | NodeError::File { .. } => (Exit::Refused, "give another --runtime-dir"),
         NodeError::Memory { .. } | NodeError::System { .. } => {
             (Exit::Failed, "free some, or raise this user's limits")
         }
     };
     failure(exit, why.to_string(), next)
+}
+
+/// Whether a user has run into a limit, and another place would not help.
+fn is_limit(source: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let limits = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOSPC, Errno::DQUOT];
+    Errno::from_io_error(source).is_some_and(|errno| limits.contains(&errno))
 }
 
 /// `dvs proxy-tcp`: carries until its daemon says stop.

@@ -28,6 +28,7 @@ rows!(
     many_senders_lose_nothing,
     a_wake_up_ends_a_wait_for_anybody_and_is_kept_for_the_next,
     a_request_dropped_unanswered_is_abandoned,
+    unbind_frees_the_slot_and_everybody_sees_it,
 );
 
 fn after(duration: Duration) -> Timeout {
@@ -382,4 +383,20 @@ fn a_request_dropped_unanswered_is_abandoned(world: World) {
     assert_eq!(me.sendrec(server.endpoint, Message::new(2), after(LONG)).expect("the answer").kind(), 3);
     assert_eq!(server.join(), Err(ReplyError::Answered));
     eventually("the request's extent comes home", || me.audit().expect("a whole pool").loans == 0);
+}
+
+fn unbind_frees_the_slot_and_everybody_sees_it(world: World) {
+    let mut me = world.bind(Place::Here, 0);
+    let first = world.bind(Place::There, 0);
+    let old = first.whoami();
+    world.meet(&mut me, old);
+    assert_eq!(me.wait_unbind(old, after(SHORT)), Err(WaitError::TimedOut));
+    first.unbind().expect("the daemon hears it");
+    me.wait_unbind(old, after(LONG)).expect("it has ended");
+    assert_eq!(me.lookup(old.slot), None);
+    let second = world.bind(Place::There, 0);
+    assert_eq!(second.whoami().slot, old.slot);
+    assert!(second.whoami().generation > old.generation, "strictly increasing");
+    world.meet(&mut me, second.whoami());
+    assert_eq!(me.notify(old, 1), Err(NotifyError::DeadDestination));
 }

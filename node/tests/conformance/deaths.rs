@@ -1,7 +1,10 @@
 //! Rows of the table of deaths: who is told what.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use abi::slot;
 use dvk::{From, Message, ReceiveError, SendError, SendrecError, Timeout};
 
 use super::rows;
@@ -18,6 +21,8 @@ rows!(
     a_client_that_dies_is_no_longer_waiting,
     two_that_call_each_other_do_not_hang,
     the_death_of_a_node_is_the_death_of_its_endpoints,
+    a_peer_that_breaks_the_protocol_is_closed_for_its_observer_and_nobody_else,
+    a_cut_link_is_told_to_nobody_and_loses_nothing,
 );
 
 const AFTER: Timeout = Timeout::After(LONG);
@@ -200,4 +205,88 @@ fn the_death_of_a_node_is_the_death_of_its_endpoints(mut world: World) {
     assert_eq!(me.send(to, Message::new(0), AFTER), Err(SendError::DeadDestination));
     eventually("a dead node's endpoint is not looked up", || me.lookup(to.slot).is_none());
     server.join();
+}
+
+fn a_peer_that_breaks_the_protocol_is_closed_for_its_observer_and_nobody_else(world: World) {
+    let mut me = world.bind(Place::Here, 0);
+    let to = me.whoami();
+    let breaker = world.spawn(Place::There, 0, move |mut breaker| {
+        breaker.wait_bind(to.slot, AFTER).expect("seen");
+        let marker = format!("the slot of {:?} under test", breaker.whoami());
+        breaker.send(to, Message::new(1).inline(marker.as_bytes()), AFTER).expect("taken");
+        break_the_next_slot(marker.as_bytes());
+        std::thread::sleep(SHORT * 10);
+    });
+    let honest = world.spawn(Place::There, 1, move |mut honest| {
+        honest.wait_bind(to.slot, AFTER).expect("seen");
+        for n in 0..50 {
+            honest.send(to, Message::new(n), AFTER).expect("taken, whatever the other does");
+            std::thread::sleep(SHORT / 6);
+        }
+    });
+    let source = breaker.endpoint;
+    world.meet(&mut me, source);
+    assert_eq!(me.receive(From::Endpoint(source), AFTER).expect("the last good one").kind(), 1);
+    let seen = me.receive(From::Endpoint(source), AFTER).map(|_| ());
+    if world.is_remote() {
+        // Its proxy was the observer; here the pair ends as by a death.
+        assert_eq!(seen, Err(ReceiveError::DeadSource));
+    } else {
+        assert!(matches!(seen, Err(ReceiveError::Corrupt(_))), "{seen:?}");
+    }
+    for n in 0..50 {
+        let got = me.receive(From::Endpoint(honest.endpoint), AFTER).expect("the honest one's");
+        assert_eq!(got.kind(), n);
+    }
+    honest.join();
+    breaker.join();
+}
+
+/// Puts a slot of no known kind behind the one that carries `marker`, past all that would refuse to: into the memory of
+/// its owner, which is a thread of this process.
+fn break_the_next_slot(marker: &[u8]) {
+    let memory = File::options().read(true).write(true).open("/proc/self/mem").expect("our own memory");
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("what is mapped");
+    let mut found: Option<(u64, u64)> = None;
+    for line in maps.lines().filter(|line| line.contains(" rw-s ")) {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
+        let [from, to] = [range.0, range.1].map(|word| u64::from_str_radix(word, 16).expect("an address"));
+        let mut bytes = vec![0; (to - from) as usize];
+        if memory.read_exact_at(&mut bytes, from).is_err() {
+            continue;
+        }
+        let at = bytes.windows(marker.len()).position(|bytes| bytes == marker);
+        // A proxy is a thread of ours too and has mirrored the slot: its segments of sides are the larger ones.
+        if let Some(at) = at
+            && found.is_none_or(|(size, _)| to - from < size)
+        {
+            found = Some((to - from, from + at as u64));
+        }
+    }
+    let body = found.expect("the slot was published").1;
+    let next = body - 32 + 128;
+    let head = u64::from(slot::lap(1)) | 99 << 32;
+    memory.write_all_at(&head.to_le_bytes(), next).expect("our own memory");
+}
+
+fn a_cut_link_is_told_to_nobody_and_loses_nothing(world: World) {
+    const COUNT: u32 = 2_000;
+    if !world.can_flap() {
+        // One node has no link; the links of TCP are cut in `process/links.rs`, between real processes.
+        return;
+    }
+    let receiver = world.spawn(Place::There, 0, |mut me| {
+        for n in 0..COUNT {
+            assert_eq!(me.receive(From::Any, AFTER).expect("it comes, later perhaps").kind(), n);
+        }
+    });
+    let mut me = world.bind(Place::Here, 0);
+    world.meet(&mut me, receiver.endpoint);
+    for n in 0..COUNT {
+        if n % 250 == 100 {
+            world.flap();
+        }
+        me.post_all(receiver.endpoint, Message::new(n), AFTER).expect("room, later perhaps");
+    }
+    receiver.join();
 }

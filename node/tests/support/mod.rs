@@ -146,6 +146,17 @@ impl World {
         assert_eq!(seen, other);
     }
 
+    pub fn can_flap(&self) -> bool {
+        self.wire.is_some()
+    }
+
+    /// The link is lost and comes back.
+    pub fn flap(&self) {
+        if let Some(wire) = &self.wire {
+            wire.flap(NodeId(1), NodeId(2));
+        }
+    }
+
     /// The other node is no longer reached by anything.
     pub fn lose_the_other_node(&mut self) {
         match &self.wire {
