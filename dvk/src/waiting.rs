@@ -26,7 +26,7 @@ pub(crate) enum Look {
 }
 
 /// How many quick looks go between two glances at the clock.
-const LOOKS_PER_GLANCE: u32 = 64;
+const LOOKS_PER_GLANCE: u32 = 256;
 
 impl Binding {
     /// Waits until `look` finds something; `None` when the deadline has passed.

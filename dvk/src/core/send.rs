@@ -261,10 +261,19 @@ impl Core {
     ) -> Option<Result<(), SendrecError>> {
         let index = call.sent.peer;
         let peer = self.peer(index)?;
+        if reply::is_there(&peer.side, call.call) { self.take_reply(call, host, got) } else { None }
+    }
+
+    /// Takes a reply that is there: bytes alone, straight to where they are wanted.
+    fn take_reply(
+        &mut self,
+        call: Call,
+        host: &mut dyn Host,
+        got: &mut Option<Delivery>,
+    ) -> Option<Result<(), SendrecError>> {
+        let index = call.sent.peer;
+        let peer = self.peer(index)?;
         let source = peer.endpoint;
-        if !reply::is_there(&peer.side, call.call) {
-            return None;
-        }
         let delivery = got.insert(Delivery::blank(source));
         let read = reply::read_body(&peer.side, call.call, source, |at, word| delivery.body().put(at, word));
         let heading = match read {
