@@ -118,6 +118,12 @@ pub struct Heading {
 }
 
 impl Heading {
+    /// From a checked head and the words of source, type and call.
+    #[inline]
+    pub const fn of_words(head: Head, source: u64, types: u64) -> Heading {
+        Heading { head, source, kind: types as u32, call: (types >> 32) as u32 }
+    }
+
     /// The word of type and call.
     #[inline]
     pub const fn type_word(&self) -> u64 {

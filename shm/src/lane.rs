@@ -189,7 +189,7 @@ fn read(
     check(head, (number, sequence), (from, source))?;
     // Relaxed: as above.
     words.load_each::<BODY_WORDS>(at + WORDS - BODY_WORDS, Ordering::Relaxed, put);
-    Ok(Some(Heading { head, source: from, kind: types as u32, call: (types >> 32) as u32 }))
+    Ok(Some(Heading::of_words(head, from, types)))
 }
 
 /// The receiver's end of a lane.

@@ -90,12 +90,7 @@ pub fn read_body(
     if words.load(at, Ordering::Relaxed) != first {
         return Ok(None);
     }
-    let heading = Heading {
-        head: Head::from_word(first)?,
-        source: from,
-        kind: types as u32,
-        call: (types >> 32) as u32,
-    };
+    let heading = Heading::of_words(Head::from_word(first)?, from, types);
     if heading.head.kind != Kind::Reply || number != call || heading.call != call_low(call) {
         return Err(Corrupt::new("reply to another call", number));
     }

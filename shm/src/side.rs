@@ -54,7 +54,8 @@ impl OwnSide {
     }
 
     pub fn set_gave_up(&self, call: u64) {
-        // Relaxed: a hint; whoever misses it publishes a reply that is never taken.
+        // Relaxed: whoever misses a call that was given up publishes a reply that is never taken; and the request whose
+        // number this completes is published after it, with release.
         self.words.store(side::GAVE_UP, call, Ordering::Relaxed);
     }
 

@@ -264,7 +264,8 @@ impl Core {
         if let Some(index) = self.find(new.peer) {
             return index;
         }
-        new.own.set_gave_up(self.calls);
+        // The last call may still be waited for.
+        new.own.set_gave_up(self.calls.saturating_sub(1));
         let far = Far { side: new.side.clone(), doorbell: new.doorbell, ring: new.ring };
         let path = Rc::new(Path::new(new.own, far, self.doorbells.clone(), self.me.slot.0));
         let peer = Box::new(Peer {

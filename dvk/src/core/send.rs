@@ -285,8 +285,7 @@ impl Core {
             }
             Err(corrupt) => {
                 *got = None;
-                self.end_call(index);
-                return Some(Err(SendrecError::Corrupt(self.condemn(index, corrupt))));
+                return self.corrupt_reply(index, corrupt);
             }
         };
         delivery.fill(heading, What::Reply, None, None);
@@ -295,6 +294,14 @@ impl Core {
         Some(Ok(()))
     }
 
+    /// The server broke the protocol: the call is over, and the pair.
+    #[cold]
+    fn corrupt_reply(&mut self, index: PeerIndex, corrupt: Corrupt) -> Option<Result<(), SendrecError>> {
+        self.end_call(index);
+        Some(Err(SendrecError::Corrupt(self.condemn(index, corrupt))))
+    }
+
+    /// Takes a reply with an extent, or the word that there is none.
     fn poll_rich_reply(
         &mut self,
         call: Call,
@@ -307,10 +314,7 @@ impl Core {
         let slot = match reply::read(&peer.side, call.call, source) {
             // A reply to a call that is not current cannot get here: `read` asked for this one.
             Ok(slot) => slot?,
-            Err(corrupt) => {
-                self.end_call(index);
-                return Some(Err(SendrecError::Corrupt(self.condemn(index, corrupt))));
-            }
+            Err(corrupt) => return self.corrupt_reply(index, corrupt),
         };
         if slot.head.has(slot::ABANDONED) {
             self.end_call(index);
@@ -318,7 +322,7 @@ impl Core {
         }
         let view = match self.view_of_reply(call, &slot, host) {
             Ok(view) => view?,
-            Err(corrupt) => return Some(Err(SendrecError::Corrupt(self.condemn(index, corrupt)))),
+            Err(corrupt) => return self.corrupt_reply(index, corrupt),
         };
         self.end_call(index);
         self.counters.received += 1;

@@ -8,7 +8,7 @@ use abi::slot;
 use dvk::{From, Message, ReceiveError, SendError, SendrecError, Timeout};
 
 use super::rows;
-use crate::support::{LONG, Place, SHORT, World, eventually};
+use crate::support::{Apart, LONG, Place, SHORT, World, eventually};
 
 rows!(
     a_destination_that_dies_before_taking_is_dead_destination,
@@ -22,8 +22,15 @@ rows!(
     two_that_call_each_other_do_not_hang,
     the_death_of_a_node_is_the_death_of_its_endpoints,
     a_peer_that_breaks_the_protocol_is_closed_for_its_observer_and_nobody_else,
-    a_cut_link_is_told_to_nobody_and_loses_nothing,
 );
+
+// One node has no link; the links of TCP are cut in `process/links.rs`, between real processes.
+#[test]
+fn a_cut_link_is_told_to_nobody_and_loses_nothing() {
+    for apart in [Apart::Loopback, Apart::OneSided] {
+        what_crosses_a_cut_link(&World::new(apart));
+    }
+}
 
 const AFTER: Timeout = Timeout::After(LONG);
 
@@ -269,12 +276,8 @@ fn break_the_next_slot(marker: &[u8]) {
     memory.write_all_at(&head.to_le_bytes(), next).expect("our own memory");
 }
 
-fn a_cut_link_is_told_to_nobody_and_loses_nothing(world: World) {
+fn what_crosses_a_cut_link(world: &World) {
     const COUNT: u32 = 2_000;
-    if !world.can_flap() {
-        // One node has no link; the links of TCP are cut in `process/links.rs`, between real processes.
-        return;
-    }
     let receiver = world.spawn(Place::There, 0, |mut me| {
         for n in 0..COUNT {
             assert_eq!(me.receive(From::Any, AFTER).expect("it comes, later perhaps").kind(), n);
