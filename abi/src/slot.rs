@@ -75,6 +75,12 @@ pub const fn call_of(low: u32, near: u64) -> u64 {
     near.wrapping_add_signed(low.wrapping_sub(call_low(near)) as i32 as i64)
 }
 
+/// Whether the head in this word has a flag, whatever else it claims.
+#[inline]
+pub const fn has_flag(head: u64, flag: u8) -> bool {
+    (head >> 40) as u8 & flag != 0
+}
+
 impl Head {
     #[inline]
     pub const fn to_word(self) -> u64 {

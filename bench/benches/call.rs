@@ -80,23 +80,17 @@ impl Shared {
 }
 
 fn ask(core: &mut Core, to: PeerIndex, mut step: impl FnMut()) -> Delivery {
-    let message = Message::new(1).inline(&BODY);
-    let call = core.start_call(to, message, false).expect("room for a request");
-    let mut got = None;
-    while got.is_none() {
+    let mut message = Message::new(1).inline(&BODY);
+    let call = core.start_call(to, &mut message, false).expect("room for a request");
+    while !core.is_answered(call) {
         step();
-        core.poll_call(call, &mut Nobody, &mut got);
     }
-    got.expect("the reply that was waited for")
+    core.take_answer_bytes(call).expect("an answer of bytes")
 }
 
 fn answer(core: &mut Core) -> bool {
-    if core.is_quiet() {
-        return false;
-    }
-    let mut got = None;
-    core.poll_any(REQUESTS, &mut Nobody, &mut got).expect("an honest peer");
-    let Some(request) = got else { return false };
+    let Some(due) = core.due(REQUESTS, &mut Nobody).expect("an honest peer") else { return false };
+    let request = core.take_due_bytes(due, REQUESTS).expect("a request of bytes");
     let reply = Message::new(request.kind()).inline(request.inline());
     core.reply(&request, reply).expect("it waits");
     true

@@ -373,25 +373,34 @@ impl Binding {
     ) -> Result<Delivery, ReceiveError> {
         let accepts = Accepts { notifications, attend: self.wait != Wait::Block };
         let deadline = deadline_of(timeout);
-        let mut got = None;
-        let ended = self.wait_on(None, deadline, |core, daemon, look| {
-            if look == Look::Quick && core.is_quiet() {
-                return None;
-            }
-            let polled = match from {
-                From::Any => core.poll_any(accepts, daemon, &mut got),
-                From::Endpoint(source) => match core.poll_from(source, accepts, daemon, &mut got) {
-                    Ok(()) if got.is_none() && look != Look::Quick => core.poll_from_end(source, daemon),
-                    polled => polled,
-                },
+        let mut misses = 0;
+        loop {
+            let waited = self.wait_on(None, deadline, |core, daemon, look| {
+                let due = match from {
+                    From::Any => core.due(accepts, daemon),
+                    From::Endpoint(source) => match core.due_from(source, accepts, daemon) {
+                        Ok(None) if look != Look::Quick => core.poll_from_end(source, daemon).map(|()| None),
+                        due => due,
+                    },
+                };
+                due.transpose()
+            });
+            let due = match waited {
+                Some(due) => due?,
+                None if timeout == Timeout::Zero => return Err(ReceiveError::WouldBlock),
+                None => return Err(ReceiveError::TimedOut),
             };
-            if polled.is_ok() && got.is_none() { None } else { Some(polled) }
-        });
-        match (got, ended) {
-            (Some(got), _) => Ok(got),
-            (None, Some(Err(why))) => Err(why),
-            (None, _) if timeout == Timeout::Zero => Err(ReceiveError::WouldBlock),
-            (None, _) => Err(ReceiveError::TimedOut),
+            if let Ok(delivery) = self.core.take_due_bytes(due, accepts) {
+                return Ok(delivery);
+            }
+            if let Some(delivery) = self.core.take_due(due, accepts, &mut self.daemon)? {
+                return Ok(delivery);
+            }
+            // Each pair may turn out to have nothing, once.
+            misses += 1;
+            if misses > self.core.pairs() && left_until(deadline).is_none() {
+                return Err(ReceiveError::TimedOut);
+            }
         }
     }
 
@@ -401,7 +410,7 @@ impl Binding {
     pub fn sendrec(
         &mut self,
         to: Endpoint,
-        message: Message,
+        mut message: Message,
         timeout: Timeout,
     ) -> Result<Delivery, SendrecError> {
         let deadline = deadline_of(timeout);
@@ -411,26 +420,34 @@ impl Binding {
             Err(NoPeer::WouldBlock) => return Err(SendrecError::WouldBlock),
             Err(NoPeer::Unavailable(why)) => return Err(SendrecError::Unavailable(why)),
         };
-        let call = self.core.start_call(index, message, timeout != Timeout::Forever)?;
-        let mut got = None;
-        let ended = self.wait_on(Some(index), deadline, |core, daemon, look| {
-            if let Some(done) = core.poll_call(call, daemon, &mut got) {
-                return Some(done);
-            }
-            match look {
-                Look::Quick => None,
-                Look::Thorough => core.poll_call_end(call, daemon, &mut got),
-                Look::Last if core.is_deadlock(call) => {
-                    core.give_up(call, true, daemon);
-                    Some(Err(SendrecError::Deadlock))
+        let call = self.core.start_call(index, &mut message, timeout != Timeout::Forever)?;
+        loop {
+            let waited = self.wait_on(Some(index), deadline, |core, daemon, look| {
+                if core.is_answered(call) {
+                    return Some(Ok(()));
                 }
-                Look::Last => core.poll_call_end(call, daemon, &mut got),
+                match look {
+                    Look::Quick => None,
+                    Look::Thorough => core.call_end(call),
+                    Look::Last if core.is_deadlock(call) => {
+                        core.give_up(call, true, daemon);
+                        Some(Err(SendrecError::Deadlock))
+                    }
+                    Look::Last => core.call_end(call),
+                }
+            });
+            let Some(ended) = waited else { return Err(self.give_up(call, timeout)) };
+            ended?;
+            if let Ok(reply) = self.core.take_answer_bytes(call) {
+                return Ok(reply);
             }
-        });
-        match (got, ended) {
-            (Some(reply), _) => Ok(reply),
-            (None, Some(Err(why))) => Err(why),
-            (None, _) => Err(self.give_up(call, timeout)),
+            if let Some(done) = self.core.take_answer(call, &mut self.daemon) {
+                return done;
+            }
+            // It was there and is not: whoever answers so must not keep us beyond our time.
+            if left_until(deadline).is_none() {
+                return Err(self.give_up(call, timeout));
+            }
         }
     }
 

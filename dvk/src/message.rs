@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use abi::limits::{INLINE_BYTES_MAX, INLINE_BYTES_WITH_EXTENT_MAX};
-use abi::slot::{Head, Heading};
+use abi::slot::{BODY_WORDS, Head, Heading};
 use abi::{Endpoint, slot};
 use shm::map::Mapping;
 use shm::pool::Loan;
@@ -45,8 +45,12 @@ impl Inline {
     }
 
     #[inline(always)]
-    pub(crate) fn put(&mut self, at: usize, word: u64) {
-        self.0[at * 8..at * 8 + 8].copy_from_slice(&word.to_le_bytes());
+    fn of_words(words: &[u64; BODY_WORDS]) -> Inline {
+        let mut inline = Inline::default();
+        for (place, word) in inline.0.as_chunks_mut().0.iter_mut().zip(words) {
+            *place = word.to_le_bytes();
+        }
+        inline
     }
 }
 
@@ -168,28 +172,8 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// A place for what is about to be read.
+    /// Of a slot that was read. Inlined, so that the words of the slot are written into the delivery alone.
     #[inline(always)]
-    pub(crate) fn blank(source: Endpoint) -> Delivery {
-        Delivery::empty(source, What::Message)
-    }
-
-    /// Where the words of the body go.
-    #[inline(always)]
-    pub(crate) fn body(&mut self) -> &mut Inline {
-        &mut self.body
-    }
-
-    /// What was read stands in the body; this is what it is.
-    #[inline(always)]
-    pub(crate) fn fill(&mut self, heading: Heading, what: What, view: Option<View>, owed: Option<Owed>) {
-        let with_extent = heading.head.has(slot::EXTENT);
-        // Both are checked: a head that claims more than fits was refused when it was read.
-        self.from = if with_extent { (INLINE_BYTES_MAX - INLINE_BYTES_WITH_EXTENT_MAX) as u8 } else { 0 };
-        self.len = heading.head.len as u8;
-        (self.kind, self.what, self.view, self.owed) = (heading.kind, what, view, owed);
-    }
-
     pub(crate) fn of_slot(
         source: Endpoint,
         what: What,
@@ -197,10 +181,12 @@ impl Delivery {
         view: Option<View>,
         owed: Option<Owed>,
     ) -> Delivery {
-        let mut delivery = Delivery::blank(source);
-        message.body.iter().enumerate().for_each(|(at, word)| delivery.body.put(at, *word));
-        delivery.fill(message.heading(), what, view, owed);
-        delivery
+        // Both are checked: a head that claims more than fits was refused when it was read.
+        let with_extent = message.head.has(slot::EXTENT);
+        let from = if with_extent { (INLINE_BYTES_MAX - INLINE_BYTES_WITH_EXTENT_MAX) as u8 } else { 0 };
+        let len = message.head.len as u8;
+        let body = Inline::of_words(&message.body);
+        Delivery { source, what, kind: message.kind, body, from, len, view, owed }
     }
 
     pub(crate) fn of_bits(source: Endpoint, bits: u32) -> Delivery {
@@ -211,7 +197,6 @@ impl Delivery {
         Delivery::empty(source, What::Woken)
     }
 
-    #[inline(always)]
     fn empty(source: Endpoint, what: What) -> Delivery {
         Delivery { source, what, kind: 0, body: Inline::default(), from: 0, len: 0, view: None, owed: None }
     }
@@ -295,14 +280,14 @@ impl Home {
 /// The answer to a request that was received. Dropped unanswered, it tells the client.
 pub(crate) struct Owed {
     path: Rc<Path>,
-    me: Endpoint,
     call: u64,
     answered: Cell<bool>,
 }
 
 impl Owed {
-    pub(crate) fn new(path: Rc<Path>, me: Endpoint, call: u64) -> Owed {
-        Owed { path, me, call, answered: Cell::new(false) }
+    #[inline]
+    pub(crate) fn new(path: Rc<Path>, call: u64) -> Owed {
+        Owed { path, call, answered: Cell::new(false) }
     }
 
     pub(crate) fn call(&self) -> u64 {
@@ -325,7 +310,7 @@ impl Drop for Owed {
         if self.is_answered() || !self.path.is_open() || !waits() {
             return;
         }
-        let heading = Message::new(0).heading(slot::Kind::Reply, slot::ABANDONED, self.me, 0);
+        let heading = Message::new(0).heading(slot::Kind::Reply, slot::ABANDONED, self.path.me, 0);
         // A courier may be looking, as far as is known here.
         reply::publish_body(&self.path.own, self.call, heading, true, |_| 0);
         self.path.knock();

@@ -16,8 +16,8 @@ pub(crate) struct Path {
     pub(crate) own: OwnSide,
     pub(crate) far: RefCell<Far>,
     doorbells: Doorbells,
-    /// Our own slot: the bit we set in the peer's doorbell.
-    bit: u16,
+    /// We: our slot is the bit we set in the peer's doorbell.
+    pub(crate) me: Endpoint,
     open: Cell<bool>,
 }
 
@@ -31,8 +31,8 @@ pub(crate) struct Far {
 }
 
 impl Path {
-    pub(crate) fn new(own: OwnSide, far: Far, doorbells: Doorbells, bit: u16) -> Path {
-        Path { own, far: RefCell::new(far), doorbells, bit, open: Cell::new(true) }
+    pub(crate) fn new(me: Endpoint, own: OwnSide, far: Far, doorbells: Doorbells) -> Path {
+        Path { own, far: RefCell::new(far), doorbells, me, open: Cell::new(true) }
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -66,7 +66,7 @@ impl Path {
 
     #[cold]
     fn ring(&self, far: &Far) {
-        match self.doorbells.ring(far.doorbell, self.bit) {
+        match self.doorbells.ring(far.doorbell, self.me.slot.0) {
             Wake::Nothing => {}
             Wake::Futex => self.doorbells.wake(far.doorbell),
             Wake::EventFd => {

@@ -168,29 +168,43 @@ fn write(
     words.store(at, Head { lap, ..heading.head }.to_word(), Ordering::Release);
 }
 
-/// Reads the slot of `sequence`, if it is published: what is beside its body, checked, and its body, word by word, to
-/// `put`. Each word once.
+/// Reads the slot of `sequence`, if it is published, each word once, and checks it.
+fn read(peer: &PeerSide, sequence: u64, source: Endpoint) -> Result<Option<SlotCopy>, Corrupt> {
+    match published(peer, sequence) {
+        Some(front) => read_behind(peer, sequence, source, front).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The head of the slot of `sequence`, if it is published.
 #[inline(always)]
-fn read(
+fn published(peer: &PeerSide, sequence: u64) -> Option<Front> {
+    // Pairs with: `write` head store (Release). The body is there when the lap is right.
+    let head = peer.words().load(slot_at(sequence), Ordering::Acquire);
+    (head as u32 == slot::lap(sequence)).then_some(Front(head))
+}
+
+/// Reads what is behind a head that was seen.
+#[inline(always)]
+fn read_behind(
     peer: &PeerSide,
     sequence: u64,
     source: Endpoint,
-    put: impl FnMut(usize, u64),
-) -> Result<Option<Heading>, Corrupt> {
+    Front(head): Front,
+) -> Result<SlotCopy, Corrupt> {
     let (words, at) = (peer.words(), slot_at(sequence));
-    // Pairs with: `write` head store (Release). The body is there when the lap is right.
-    let head = words.load(at, Ordering::Acquire);
-    if head as u32 != slot::lap(sequence) {
-        return Ok(None);
-    }
     // Relaxed: ordered by the acquire load of the head.
     let [from, number, types] = words.load_all(at + 1, Ordering::Relaxed);
     let head = Head::from_word(head)?;
     check(head, (number, sequence), (from, source))?;
     // Relaxed: as above.
-    words.load_each::<BODY_WORDS>(at + WORDS - BODY_WORDS, Ordering::Relaxed, put);
-    Ok(Some(Heading::of_words(head, from, types)))
+    let body = words.load_all::<BODY_WORDS>(at + WORDS - BODY_WORDS, Ordering::Relaxed);
+    Ok(SlotCopy::of(Heading::of_words(head, from, types), sequence, body))
 }
+
+/// The head that was seen at the front of a lane. A claim, but one that was read once.
+#[derive(Clone, Copy, Debug)]
+pub struct Front(u64);
 
 /// The receiver's end of a lane.
 #[derive(Clone, Copy, Debug, Default)]
@@ -206,14 +220,6 @@ pub enum Take {
     Message(SlotCopy),
     /// A slot that its sender had withdrawn; its extent, if it has one, goes home. Look again.
     Skipped(SlotCopy),
-}
-
-/// As [`Take`], with the body where the reader wanted it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Taken {
-    Empty,
-    Message(Heading),
-    Skipped(Heading),
 }
 
 impl LaneReader {
@@ -237,7 +243,7 @@ impl LaneReader {
     #[inline]
     pub fn has_extent(&self, peer: &PeerSide) -> bool {
         // Relaxed: a hint; who acts on it reads the slot with acquire.
-        (peer.words().load(slot_at(self.next), Ordering::Relaxed) >> 40) as u8 & slot::EXTENT != 0
+        slot::has_flag(peer.words().load(slot_at(self.next), Ordering::Relaxed), slot::EXTENT)
     }
 
     /// How many slots in a row are published from the front on.
@@ -256,52 +262,54 @@ impl LaneReader {
     ///
     /// Errors: `Corrupt` when head, sequence or source are not what this lane must carry; nothing is consumed then.
     pub fn take(&mut self, own: &OwnSide, peer: &PeerSide, source: Endpoint) -> Result<Take, Corrupt> {
-        let (sequence, mut body) = (self.next, [0; BODY_WORDS]);
-        let taken = self.take_body(own, peer, source, |at, word| body[at] = word)?;
-        Ok(match taken {
-            Taken::Empty => Take::Empty,
-            Taken::Message(heading) => Take::Message(SlotCopy::of(heading, sequence, body)),
-            Taken::Skipped(heading) => Take::Skipped(SlotCopy::of(heading, sequence, body)),
-        })
+        match published(peer, self.next) {
+            Some(front) => self.take_front(own, peer, source, front),
+            None => Ok(Take::Empty),
+        }
     }
 
-    /// As [`LaneReader::take`], the body word by word to where it is wanted. What `put` got counts only when a message
-    /// was taken.
+    /// What is at the front, if it is there and has no extent.
     #[inline(always)]
-    pub fn take_body(
+    pub fn front_bytes(&self, peer: &PeerSide) -> Option<Front> {
+        published(peer, self.next).filter(|front| !slot::has_flag(front.0, slot::EXTENT))
+    }
+
+    /// As [`LaneReader::take`], of the front that was seen.
+    ///
+    /// Inlined into whoever takes it, so that the copy is never made: its words go from the lane to where they are wanted.
+    #[inline(always)]
+    pub fn take_front(
         &mut self,
         own: &OwnSide,
         peer: &PeerSide,
         source: Endpoint,
-        put: impl FnMut(usize, u64),
-    ) -> Result<Taken, Corrupt> {
-        let Some(heading) = read(peer, self.next, source, put)? else { return Ok(Taken::Empty) };
+        front: Front,
+    ) -> Result<Take, Corrupt> {
+        let slot = read_behind(peer, self.next, source, front)?;
         let words = own.words();
-        let withdrawn = if heading.head.has(slot::WITHDRAWABLE) {
+        let withdrawn = if slot.head.has(slot::WITHDRAWABLE) {
             let at = slot_at(self.next);
             // Relaxed: the fence orders it before the second look at the mark.
             words.store(side::TAKING, self.next + 1, Ordering::Relaxed);
             look_again();
             // Pairs with: `LaneWriter::withdraw` head store.
             let mark = peer.words().load(at, Ordering::Acquire);
-            let withdrawn = (mark >> 40) as u8 & slot::WITHDRAWN != 0;
+            let withdrawn = slot::has_flag(mark, slot::WITHDRAWN);
             // Relaxed: released by the consumed counter below.
             words.store(side::OUTCOME, (self.next + 1) * 2 + !withdrawn as u64, Ordering::Relaxed);
             withdrawn
         } else {
-            heading.head.has(slot::WITHDRAWN)
+            slot.head.has(slot::WITHDRAWN)
         };
         self.next += 1;
         // Pairs with: `PeerSide::consumed` CONSUMED load. The slot has been read out and may be written again.
         words.store(side::CONSUMED, self.next, Ordering::Release);
-        Ok(if withdrawn { Taken::Skipped(heading) } else { Taken::Message(heading) })
+        Ok(if withdrawn { Take::Skipped(slot) } else { Take::Message(slot) })
     }
 
     /// Reads the slot of `sequence` without consuming it: a courier's look. `None` when it is not published.
     pub fn peek(peer: &PeerSide, sequence: u64, source: Endpoint) -> Result<Option<SlotCopy>, Corrupt> {
-        let mut body = [0; BODY_WORDS];
-        let heading = read(peer, sequence, source, |at, word| body[at] = word)?;
-        Ok(heading.map(|heading| SlotCopy::of(heading, sequence, body)))
+        read(peer, sequence, source)
     }
 }
 

@@ -38,20 +38,21 @@ pub fn publish_body(own: &OwnSide, call: u64, heading: Heading, carried: bool, b
         // Relaxed: ordered before the new body by its release stores.
         words.store(at, 0, Ordering::Relaxed);
     }
-    // Pairs with: `read_body` body loads. Who sees a word of this body sees that the older head is gone.
+    // Pairs with: `read` body loads. Who sees a word of this body sees that the older head is gone.
     words.store_each::<{ WORDS - 1 }>(at + 1, Ordering::Release, |n| match rest.get(n) {
         Some(word) => *word,
         None => body(n - rest.len()),
     });
-    // Pairs with: `read_body` first head load. The body is whole when the lap is right.
+    // Pairs with: `read` first head load. The body is whole when the lap is right.
     words.store(at, head.to_word(), Ordering::Release);
 }
 
-/// Whether the reply to `call` may be there. Cost: one load.
+/// The head of the reply to `call`, if it may be there. Cost: one load.
 #[inline(always)]
-pub fn is_there(peer: &PeerSide, call: u64) -> bool {
+pub fn front(peer: &PeerSide, call: u64) -> Option<u64> {
     // Relaxed: a hint; `read` loads again with acquire.
-    peer.words().load(entry(call), Ordering::Relaxed) as u32 == lap_of_reply(call)
+    let head = peer.words().load(entry(call), Ordering::Relaxed);
+    (head as u32 == lap_of_reply(call)).then_some(head)
 }
 
 /// Whether the reply to `call` is published in our own ring.
@@ -62,20 +63,10 @@ pub fn is_published(own: &OwnSide, call: u64) -> bool {
 }
 
 /// The reply to `call`, if it is there. Nothing is marked: taking it is the client's affair.
-pub fn read(peer: &PeerSide, call: u64, source: Endpoint) -> Result<Option<SlotCopy>, Corrupt> {
-    let mut body = [0; BODY_WORDS];
-    let heading = read_body(peer, call, source, |at, word| body[at] = word)?;
-    Ok(heading.map(|heading| SlotCopy::of(heading, call, body)))
-}
-
-/// As [`read`], the body word by word to where it is wanted. What `put` got counts only when a reply is there.
+///
+/// Inlined, as a lane's slot is read.
 #[inline(always)]
-pub fn read_body(
-    peer: &PeerSide,
-    call: u64,
-    source: Endpoint,
-    put: impl FnMut(usize, u64),
-) -> Result<Option<Heading>, Corrupt> {
+pub fn read(peer: &PeerSide, call: u64, source: Endpoint) -> Result<Option<SlotCopy>, Corrupt> {
     let (words, at) = (peer.words(), entry(call));
     // Pairs with: `publish_body` last head store.
     let first = words.load(at, Ordering::Acquire);
@@ -85,7 +76,7 @@ pub fn read_body(
     // Pairs with: `publish_body` body stores. They also keep the second look at the head behind them.
     let [from, number, types] = words.load_all(at + 1, Ordering::Acquire);
     // Pairs with: as above.
-    words.load_each::<BODY_WORDS>(at + WORDS - BODY_WORDS, Ordering::Acquire, put);
+    let body = words.load_all::<BODY_WORDS>(at + WORDS - BODY_WORDS, Ordering::Acquire);
     // Relaxed: ordered by the acquire loads of the body.
     if words.load(at, Ordering::Relaxed) != first {
         return Ok(None);
@@ -97,7 +88,7 @@ pub fn read_body(
     if from != source.to_word() {
         return Err(Corrupt::new("reply of another source", from));
     }
-    Ok(Some(heading))
+    Ok(Some(SlotCopy::of(heading, call, body)))
 }
 
 /// The newest reply in the peer's ring to a call above `after`: a courier's look.

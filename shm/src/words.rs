@@ -71,9 +71,11 @@ impl Words {
         self.first as usize - self.map.words().as_ptr() as usize
     }
 
-    #[inline]
+    #[inline(always)]
     fn at(&self, index: usize) -> &AtomicU64 {
-        assert!(index < self.count, "word {index} of {}", self.count);
+        if index >= self.count {
+            self.out_of_bounds(index, 1);
+        }
         // SAFETY: 1. In bounds: checked against `count`, and `mapped` checked that `count` words lie in the mapping.
         let word = unsafe { self.first.add(index) };
         // SAFETY: 1. In bounds, see above.
@@ -110,21 +112,24 @@ impl Words {
     #[inline(always)]
     pub fn load_all<const N: usize>(&self, first: usize, order: Ordering) -> [u64; N] {
         let mut out = [0; N];
-        self.load_each::<N>(first, order, |index, value| out[index] = value);
+        self.each::<N>(first, |index, word| out[index] = word.load(order));
         out
     }
 
-    /// Reads `N` words in a row, each once, and puts each where it is wanted.
-    #[inline(always)]
-    pub fn load_each<const N: usize>(&self, first: usize, order: Ordering, mut put: impl FnMut(usize, u64)) {
-        self.each::<N>(first, |index, word| put(index, word.load(order)));
+    /// Out of line, so that what is in bounds stays small enough to be inlined.
+    #[cfg(not(loom))]
+    #[cold]
+    #[inline(never)]
+    fn out_of_bounds(&self, first: usize, words: usize) -> ! {
+        panic!("{words} words at {first} of {}", self.count)
     }
 
     #[cfg(not(loom))]
     #[inline(always)]
     fn each<const N: usize>(&self, first: usize, mut act: impl FnMut(usize, &AtomicU64)) {
-        let end = first.checked_add(N);
-        assert!(end.is_some_and(|end| end <= self.count), "{N} words at {first} of {}", self.count);
+        if first.checked_add(N).is_none_or(|end| end > self.count) {
+            self.out_of_bounds(first, N);
+        }
         for index in 0..N {
             // SAFETY: 1. In bounds: checked above, and `mapped` checked that `count` words lie in the mapping.
             let word = unsafe { self.first.add(first + index) };

@@ -29,7 +29,7 @@ use shm::words::Words;
 use crate::error::Unavailable;
 use crate::peer::{End, Far, Outstanding, Path, Peer};
 
-pub use receive::Accepts;
+pub use receive::{Accepts, Due, NotBytes};
 pub use send::{Call, Sent};
 
 /// What the core needs of the world.
@@ -267,7 +267,7 @@ impl Core {
         // The last call may still be waited for.
         new.own.set_gave_up(self.calls.saturating_sub(1));
         let far = Far { side: new.side.clone(), doorbell: new.doorbell, ring: new.ring };
-        let path = Rc::new(Path::new(new.own, far, self.doorbells.clone(), self.me.slot.0));
+        let path = Rc::new(Path::new(self.me, new.own, far, self.doorbells.clone()));
         let peer = Box::new(Peer {
             endpoint: new.peer,
             path,

@@ -2,10 +2,14 @@
 //!
 //! Order of `receive(Any)`: a wake-up, then notifications, lowest slot first; after each round of them one pending message; messages
 //! first in, first out for each sender, and whoever has one pending is served before anyone is served twice.
+//!
+//! In two steps: [`Core::due`] says what comes next, [`Core::take_due`] hands it out. A delivery is some 200 bytes; made
+//! last, and in one place, it is written where the caller wants it and moved no more, which would cost more than the lane.
 
-use abi::slot::{EXTENT, Kind, TELL, call_of};
+use abi::limits::LANE_SLOTS;
+use abi::slot::{Kind, SlotCopy, TELL, call_of};
 use abi::{Corrupt, Endpoint};
-use shm::lane::{LaneReader, Take, Taken};
+use shm::lane::{LaneReader, Take};
 use shm::notify;
 
 use super::{Core, Host, PeerIndex};
@@ -20,43 +24,131 @@ pub struct Accepts {
     pub attend: bool,
 }
 
+/// What is handed out next. Must be: bits and wake-ups count as seen from now on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Due {
+    Woken {
+        source: Endpoint,
+    },
+    Notification {
+        source: Endpoint,
+        bits: u32,
+    },
+    /// What stands at the front of a lane.
+    Message(PeerIndex),
+}
+
+/// What is at the front is not bytes alone, or not there after all: [`Core::take_due`] and [`Core::take_answer`] see
+/// to that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotBytes;
+
 impl Core {
-    /// Puts what is here for `receive(Any)`, if anything, into `got`, which is empty.
-    ///
-    /// Into a place of the caller's, here and below: a delivery is some 250 bytes, and handing it up by value through each
-    /// of these calls costs more than the lane does.
+    /// What `receive(Any)` hands out next, if anything.
     #[inline]
-    pub fn poll_any(
-        &mut self,
-        accepts: Accepts,
-        host: &mut dyn Host,
-        got: &mut Option<Delivery>,
-    ) -> Result<(), ReceiveError> {
-        if let Some(index) = self.steady() {
-            return self.serve(index, accepts.attend, host, got);
+    pub fn due(&mut self, accepts: Accepts, host: &mut dyn Host) -> Result<Option<Due>, ReceiveError> {
+        match self.steady() {
+            Some(index) if self.peer(index).is_some_and(|peer| peer.has_message()) => {
+                Ok(Some(Due::Message(index)))
+            }
+            Some(_) => Ok(None),
+            None if self.is_quiet() => Ok(None),
+            None => self.due_of_all(accepts, host),
         }
+    }
+
+    fn due_of_all(&mut self, accepts: Accepts, host: &mut dyn Host) -> Result<Option<Due>, ReceiveError> {
         self.pull(host).map_err(ReceiveError::Unavailable)?;
         self.collect_hints();
-        if self.next_wake(got) {
-            return Ok(());
+        if let Some(woken) = self.next_wake() {
+            return Ok(Some(woken));
         }
         if accepts.notifications
             && let Some(floor) = self.note_floor
         {
-            if self.next_notification(floor, got) {
-                return Ok(());
+            if let Some(notification) = self.next_notification(floor) {
+                return Ok(Some(notification));
             }
             self.note_floor = if floor == 0 { Some(0) } else { None };
         }
-        self.next_message(accepts.attend, host, got)?;
+        let message = self.next_message(host).map(Due::Message);
         if self.note_floor.is_none() {
             // The round is over whether or not there was a message to serve.
             self.note_floor = Some(0);
-            if accepts.notifications && got.is_none() {
-                self.next_notification(0, got);
+            if accepts.notifications && message.is_none() {
+                return Ok(self.next_notification(0));
             }
         }
-        Ok(())
+        Ok(message)
+    }
+
+    /// Hands out what is due, if it is bytes alone: a request, mostly. Nothing is taken otherwise.
+    #[inline(always)]
+    pub fn take_due_bytes(&mut self, due: Due, accepts: Accepts) -> Result<Delivery, NotBytes> {
+        let Due::Message(index) = due else { return Err(NotBytes) };
+        let Some(Some(peer)) = self.peers.get_mut(index.0 as usize) else { return Err(NotBytes) };
+        let source = peer.endpoint;
+        let Some(front) = peer.reader.front_bytes(&peer.side) else { return Err(NotBytes) };
+        let slot = match peer.reader.take_front(&peer.path.own, &peer.side, source, front) {
+            Ok(Take::Message(slot)) => slot,
+            Ok(Take::Skipped(slot)) => {
+                self.skipped(index, &slot);
+                return Err(NotBytes);
+            }
+            Ok(Take::Empty) | Err(_) => return Err(NotBytes),
+        };
+        if slot.head.has(TELL) {
+            peer.path.knock();
+        }
+        self.counters.received += 1;
+        self.served = index.0;
+        let (what, owed) = self.owed(index, &slot);
+        self.expect_more(index, accepts.attend);
+        Ok(Delivery::of_slot(source, what, &slot, None, owed))
+    }
+
+    /// Hands out what is due. `None`: it was a message that its sender had withdrawn, or that cannot be had now; what is
+    /// due then must be asked anew.
+    pub fn take_due(
+        &mut self,
+        due: Due,
+        accepts: Accepts,
+        host: &mut dyn Host,
+    ) -> Result<Option<Delivery>, ReceiveError> {
+        let index = match due {
+            Due::Woken { source } => return Ok(Some(Delivery::of_wake(source))),
+            Due::Notification { source, bits } => return Ok(Some(Delivery::of_bits(source, bits))),
+            Due::Message(index) => index,
+        };
+        self.served = index.0;
+        match self.take_from(index, host) {
+            Ok(taken) => {
+                if taken.is_some() {
+                    self.expect_more(index, accepts.attend);
+                }
+                Ok(taken)
+            }
+            Err(corrupt) => {
+                self.close(index, host);
+                Err(ReceiveError::Corrupt(corrupt))
+            }
+        }
+    }
+
+    /// What is here for `receive(Any)`, if anything.
+    pub fn poll_any(
+        &mut self,
+        accepts: Accepts,
+        host: &mut dyn Host,
+    ) -> Result<Option<Delivery>, ReceiveError> {
+        // Each pair may turn out to have nothing, once.
+        for _ in 0..=self.peers.len() {
+            let Some(due) = self.due(accepts, host)? else { return Ok(None) };
+            if let Some(delivery) = self.take_due(due, accepts, host)? {
+                return Ok(Some(delivery));
+            }
+        }
+        Ok(None)
     }
 
     /// The one pair that can have anything, when that is a message: a conversation of two that is in full swing.
@@ -70,34 +162,11 @@ impl Core {
         (nothing_else && self.peer(index).is_some_and(|peer| !peer.has_bits())).then_some(index)
     }
 
-    /// Takes what one pair has.
-    #[inline]
-    fn serve(
-        &mut self,
-        index: PeerIndex,
-        attend: bool,
-        host: &mut dyn Host,
-        got: &mut Option<Delivery>,
-    ) -> Result<(), ReceiveError> {
-        match self.take_from(index, host, got) {
-            Ok(()) if got.is_some() => {
-                self.served = index.0;
-                self.expect_more(index, attend);
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-            Err(corrupt) => {
-                self.close(index, host);
-                Err(ReceiveError::Corrupt(corrupt))
-            }
-        }
-    }
-
     /// Whether a look can only find nothing: no hint, nothing pending, and the attended lanes are as they were.
     ///
     /// Cost: two loads of our doorbell and two for each attended peer, all in our cache while nothing comes.
     #[inline]
-    pub fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         self.pending.is_empty()
             && !self.doorbells.has_hints(self.doorbell)
             && self.doorbells.pulls(self.doorbell) == self.pulls_seen
@@ -120,33 +189,29 @@ impl Core {
     }
 
     /// A wake-up that was not seen yet, whoever it is from.
-    #[inline]
-    fn next_wake(&mut self, got: &mut Option<Delivery>) -> bool {
+    fn next_wake(&mut self) -> Option<Due> {
         for at in 0..self.attended.len() {
-            if self.wake_of(self.attended[at], got) {
-                return true;
+            if let Some(woken) = self.wake_of(self.attended[at]) {
+                return Some(woken);
             }
         }
         let mut from = 0;
         while let Some(index) = self.pending.first_from(from) {
-            if self.wake_of(index, got) {
-                return true;
+            if let Some(woken) = self.wake_of(index) {
+                return Some(woken);
             }
             from = index.0 + 1;
         }
-        false
+        None
     }
 
     #[inline]
-    fn wake_of(&mut self, index: PeerIndex, got: &mut Option<Delivery>) -> bool {
-        if self.peer(index).is_some_and(|peer| peer.has_bits()) {
-            *got = self.take_wake(index);
-        }
-        got.is_some()
+    fn wake_of(&mut self, index: PeerIndex) -> Option<Due> {
+        if self.peer(index).is_some_and(|peer| peer.has_bits()) { self.take_wake(index) } else { None }
     }
 
     #[cold]
-    fn take_wake(&mut self, index: PeerIndex) -> Option<Delivery> {
+    fn take_wake(&mut self, index: PeerIndex) -> Option<Due> {
         // As the bits of a dead notifier, its wake-up is cleared.
         if self.look_at_end(index).is_some() {
             return None;
@@ -159,11 +224,10 @@ impl Core {
         if !notify::has_unseen_bits(&peer.path.own, &peer.side) {
             peer.raises_seen = raises;
         }
-        Some(Delivery::of_wake(peer.endpoint))
+        Some(Due::Woken { source: peer.endpoint })
     }
 
-    #[inline]
-    fn next_notification(&mut self, floor: u32, got: &mut Option<Delivery>) -> bool {
+    fn next_notification(&mut self, floor: u32) -> Option<Due> {
         let mut best: Option<(u32, PeerIndex)> = None;
         let mut consider = |core: &Core, index: PeerIndex| {
             let Some(peer) = core.peer(index) else { return };
@@ -180,25 +244,22 @@ impl Core {
             consider(self, index);
             from = index.0 + 1;
         }
-        match best {
-            Some((slot, index)) => self.notification_of(slot, index, got),
-            None => false,
-        }
+        let (slot, index) = best?;
+        self.notification_of(slot, index)
     }
 
     #[cold]
-    fn notification_of(&mut self, slot: u32, index: PeerIndex, got: &mut Option<Delivery>) -> bool {
+    fn notification_of(&mut self, slot: u32, index: PeerIndex) -> Option<Due> {
         // The bits of a dead notifier are cleared, not delivered.
         if self.look_at_end(index).is_some() {
-            return self.next_notification(slot + 1, got);
+            return self.next_notification(slot + 1);
         }
         let bits = self.take_bits(index);
         self.note_floor = Some(slot + 1);
         match self.peer(index).map(|peer| peer.endpoint) {
-            Some(source) if bits != 0 => *got = Some(Delivery::of_bits(source, bits)),
-            _ => return self.next_notification(slot + 1, got),
+            Some(source) if bits != 0 => Some(Due::Notification { source, bits }),
+            _ => self.next_notification(slot + 1),
         }
-        true
     }
 
     fn take_bits(&mut self, index: PeerIndex) -> u32 {
@@ -213,31 +274,14 @@ impl Core {
         bits
     }
 
-    /// The next message in turn: from the pair after the one served last, round and round.
-    #[inline]
-    fn next_message(
-        &mut self,
-        attend: bool,
-        host: &mut dyn Host,
-        got: &mut Option<Delivery>,
-    ) -> Result<(), ReceiveError> {
+    /// The pair whose message is next in turn: from the one after that served last, round and round.
+    fn next_message(&mut self, host: &mut dyn Host) -> Option<PeerIndex> {
         let start = self.served + 1;
-        self.scan(start..u32::MAX, attend, host, got)?;
-        if got.is_none() {
-            self.scan(0..start, attend, host, got)?;
-        }
-        Ok(())
+        self.scan(start..u32::MAX, host).or_else(|| self.scan(0..start, host))
     }
 
-    /// Serves the first pair in `range` that has a message.
-    #[inline]
-    fn scan(
-        &mut self,
-        range: std::ops::Range<u32>,
-        attend: bool,
-        host: &mut dyn Host,
-        got: &mut Option<Delivery>,
-    ) -> Result<(), ReceiveError> {
+    /// The first pair in `range` that has a message.
+    fn scan(&mut self, range: std::ops::Range<u32>, host: &mut dyn Host) -> Option<PeerIndex> {
         let (mut from, to) = (range.start, range.end);
         loop {
             let attended = self.attended.iter().copied().filter(|i| i.0 >= from).min();
@@ -245,17 +289,15 @@ impl Core {
             let index = match (attended, pending) {
                 (Some(a), Some(p)) => a.min(p),
                 (Some(one), None) | (None, Some(one)) => one,
-                (None, None) => return Ok(()),
+                (None, None) => return None,
             };
             if index.0 >= to {
-                return Ok(());
+                return None;
             }
-            let was_pending = pending == Some(index);
-            self.serve(index, attend, host, got)?;
-            if got.is_some() {
-                return Ok(());
+            if self.peer(index).is_some_and(|peer| peer.has_message()) {
+                return Some(index);
             }
-            if was_pending {
+            if pending == Some(index) {
                 self.settle(index, host);
             }
             from = index.0 + 1;
@@ -276,131 +318,68 @@ impl Core {
         }
     }
 
-    /// Takes one message from a pair's lane. A `Corrupt` condemns the pair.
-    #[inline]
-    fn take_from(
-        &mut self,
-        index: PeerIndex,
-        host: &mut dyn Host,
-        got: &mut Option<Delivery>,
-    ) -> Result<(), Corrupt> {
-        let Some(peer) = self.peers.get_mut(index.0 as usize).and_then(|peer| peer.as_deref_mut()) else {
-            return Ok(());
-        };
-        if !peer.has_message() {
-            return Ok(());
-        }
-        if peer.reader.has_extent(&peer.side) {
-            return self.take_any_from(index, host, got);
-        }
-        let source = peer.endpoint;
-        let delivery = got.insert(Delivery::blank(source));
-        let put = |at: usize, word: u64| delivery.body().put(at, word);
-        let heading = match peer.reader.take_body(&peer.path.own, &peer.side, source, put) {
-            Ok(Taken::Message(heading)) if !heading.head.has(EXTENT) => heading,
-            Ok(taken) => {
-                *got = None;
-                return self.not_taken(index, taken, host, got);
-            }
-            Err(corrupt) => {
-                *got = None;
-                return Err(self.condemn(index, corrupt));
-            }
-        };
-        if heading.head.has(TELL) {
-            peer.path.knock();
-        }
-        let (what, owed) = match heading.head.kind {
-            Kind::Request => {
-                // Its client brings this word up to date often enough for half a number to name one call.
-                let call = call_of(heading.call, peer.side.gave_up());
-                (What::Request { call }, Some(Owed::new(peer.path.clone(), self.me, call)))
-            }
-            Kind::Post | Kind::Send | Kind::Reply => (What::Message, None),
-        };
-        delivery.fill(heading, what, None, owed);
-        self.counters.received += 1;
-        Ok(())
-    }
-
-    /// The slot at the front was no plain message after all.
-    #[cold]
-    fn not_taken(
-        &mut self,
-        index: PeerIndex,
-        taken: Taken,
-        host: &mut dyn Host,
-        got: &mut Option<Delivery>,
-    ) -> Result<(), Corrupt> {
-        match taken {
-            Taken::Empty => Ok(()),
-            Taken::Skipped(heading) => {
-                self.counters.skipped += 1;
-                if let Some(peer) = self.peer(index)
-                    && heading.head.has(TELL)
-                {
-                    peer.path.knock();
-                }
-                self.take_any_from(index, host, got)
-            }
-            Taken::Message(heading) => {
-                let flags = heading.head.flags as u64;
-                Err(self.condemn(index, Corrupt::new("an extent that was not there at first", flags)))
-            }
-        }
-    }
-
-    /// As [`Core::take_from`], whatever is at the front: extents, withdrawn slots.
-    fn take_any_from(
-        &mut self,
-        index: PeerIndex,
-        host: &mut dyn Host,
-        got: &mut Option<Delivery>,
-    ) -> Result<(), Corrupt> {
-        loop {
-            let Some(peer) = self.peer_mut(index) else { return Ok(()) };
+    /// Takes the message at the front of a pair's lane, whatever it is: extents, withdrawn slots. A `Corrupt` condemns the
+    /// pair.
+    fn take_from(&mut self, index: PeerIndex, host: &mut dyn Host) -> Result<Option<Delivery>, Corrupt> {
+        // A peer that withdraws as fast as we skip keeps nobody else waiting.
+        for _ in 0..LANE_SLOTS {
+            let Some(peer) = self.peer(index) else { return Ok(None) };
             if !peer.has_message() {
-                return Ok(());
+                return Ok(None);
             }
-            let source = peer.endpoint;
-            let path = peer.path.clone();
             if peer.reader.has_extent(&peer.side) && !self.front_can_be_read(index, host)? {
-                return Ok(());
+                return Ok(None);
             }
-            let Some(peer) = self.peer_mut(index) else { return Ok(()) };
-            let took = match peer.reader.take(&path.own, &peer.side, source) {
-                Ok(took) => took,
-                Err(corrupt) => return Err(self.condemn(index, corrupt)),
-            };
-            let slot = match took {
-                Take::Empty => return Ok(()),
-                Take::Skipped(slot) => {
-                    self.counters.skipped += 1;
-                    self.give_back(index, &slot);
-                    if slot.head.has(TELL) {
-                        path.knock();
-                    }
+            let Some(peer) = self.peer_mut(index) else { return Ok(None) };
+            let source = peer.endpoint;
+            let slot = match peer.reader.take(&peer.path.own, &peer.side, source) {
+                Ok(Take::Message(slot)) => slot,
+                Ok(Take::Empty) => return Ok(None),
+                Ok(Take::Skipped(slot)) => {
+                    self.skipped(index, &slot);
                     continue;
                 }
-                Take::Message(slot) => slot,
+                Err(corrupt) => return Err(self.condemn(index, corrupt)),
             };
-            if slot.head.has(TELL) || (slot.head.has(EXTENT) && self.peer(index).is_some_and(|p| p.proxied)) {
-                path.knock();
+            let has_extent = slot.claim().is_some();
+            if let Some(peer) = self.peer(index)
+                && (slot.head.has(TELL) || (has_extent && peer.proxied))
+            {
+                peer.path.knock();
             }
             let view = match self.view_of(index, &slot) {
                 Ok(view) => view,
                 Err(corrupt) => return Err(self.condemn(index, corrupt)),
             };
             self.counters.received += 1;
-            let (what, owed) = if slot.head.kind == Kind::Request {
+            let (what, owed) = self.owed(index, &slot);
+            return Ok(Some(Delivery::of_slot(source, what, &slot, view, owed)));
+        }
+        Ok(None)
+    }
+
+    /// What a slot is, and what its client waits for.
+    #[inline(always)]
+    fn owed(&self, index: PeerIndex, slot: &SlotCopy) -> (What, Option<Owed>) {
+        match self.peer(index) {
+            Some(peer) if slot.head.kind == Kind::Request => {
                 // Its client brings this word up to date often enough for half a number to name one call.
-                let call = call_of(slot.call, path.far.borrow().side.gave_up());
-                (What::Request { call }, Some(Owed::new(path, self.me, call)))
-            } else {
-                (What::Message, None)
-            };
-            *got = Some(Delivery::of_slot(source, what, &slot, view, owed));
-            return Ok(());
+                let call = call_of(slot.call, peer.side.gave_up());
+                (What::Request { call }, Some(Owed::new(peer.path.clone(), call)))
+            }
+            _ => (What::Message, None),
+        }
+    }
+
+    /// A withdrawn slot was consumed.
+    #[cold]
+    fn skipped(&mut self, index: PeerIndex, slot: &SlotCopy) {
+        self.counters.skipped += 1;
+        self.give_back(index, slot);
+        if let Some(peer) = self.peer(index)
+            && slot.head.has(TELL)
+        {
+            peer.path.knock();
         }
     }
 
@@ -417,40 +396,40 @@ impl Core {
         readable.map_err(|corrupt| self.condemn(index, corrupt))
     }
 
-    /// Puts what is here from one endpoint into `got`: its notifications first, then its messages; nothing of anybody else.
+    /// What `receive` from one endpoint hands out next: its notifications first, then its messages; nothing of anybody else.
+    pub fn due_from(
+        &mut self,
+        source: Endpoint,
+        accepts: Accepts,
+        host: &mut dyn Host,
+    ) -> Result<Option<Due>, ReceiveError> {
+        self.pull(host).map_err(ReceiveError::Unavailable)?;
+        let Some(index) = self.find(source) else {
+            return match self.known(source) {
+                super::Known::Alive => Ok(None),
+                super::Known::Dead | super::Known::NodeDead => Err(ReceiveError::DeadSource),
+            };
+        };
+        let Some(peer) = self.peer(index) else { return Ok(None) };
+        if accepts.notifications && peer.has_bits() && self.look_at_end(index).is_none() {
+            let bits = self.take_bits(index);
+            if bits != 0 {
+                return Ok(Some(Due::Notification { source, bits }));
+            }
+        }
+        Ok(self.peer(index).is_some_and(|peer| peer.has_message()).then_some(Due::Message(index)))
+    }
+
+    /// What is here from one endpoint, if anything.
     pub fn poll_from(
         &mut self,
         source: Endpoint,
         accepts: Accepts,
         host: &mut dyn Host,
-        got: &mut Option<Delivery>,
-    ) -> Result<(), ReceiveError> {
-        self.pull(host).map_err(ReceiveError::Unavailable)?;
-        let Some(index) = self.find(source) else {
-            return match self.known(source) {
-                super::Known::Alive => Ok(()),
-                super::Known::Dead | super::Known::NodeDead => Err(ReceiveError::DeadSource),
-            };
-        };
-        let has_bits = self.peer(index).is_some_and(|p| p.has_bits());
-        if accepts.notifications && has_bits && self.look_at_end(index).is_none() {
-            let bits = self.take_bits(index);
-            if bits != 0 {
-                *got = Some(Delivery::of_bits(source, bits));
-                return Ok(());
-            }
-        }
-        match self.take_from(index, host, got) {
-            Ok(()) => {
-                if got.is_some() {
-                    self.expect_more(index, accepts.attend);
-                }
-                Ok(())
-            }
-            Err(corrupt) => {
-                self.close(index, host);
-                Err(ReceiveError::Corrupt(corrupt))
-            }
+    ) -> Result<Option<Delivery>, ReceiveError> {
+        match self.due_from(source, accepts, host)? {
+            Some(due) => self.take_due(due, accepts, host),
+            None => Ok(None),
         }
     }
 

@@ -7,7 +7,7 @@ use shm::lane::Withdrawal;
 use shm::{notify, reply};
 
 use super::extents::By;
-use super::{Core, Host, PeerIndex};
+use super::{Core, Host, NotBytes, PeerIndex};
 use crate::error::{PostError, ReplyError, SendError, SendrecError};
 use crate::message::{Delivery, Message, View, What};
 use crate::peer::End;
@@ -211,12 +211,12 @@ impl Core {
         }
     }
 
-    /// Publishes a request.
+    /// Publishes a request. The message's loan is taken out of it when that succeeds.
     #[inline]
     pub fn start_call(
         &mut self,
         index: PeerIndex,
-        mut message: Message,
+        message: &mut Message,
         withdrawable: bool,
     ) -> Result<Call, SendrecError> {
         self.calls += 1;
@@ -228,7 +228,7 @@ impl Core {
         if let Some(peer) = self.peer(index) {
             peer.path.own.set_calling(call);
         }
-        match self.publish(index, &mut message, Kind::Request, flags, slot::call_low(call)) {
+        match self.publish(index, message, Kind::Request, flags, slot::call_low(call)) {
             Ok(sent) => Ok(Call { sent, call }),
             Err(why) => {
                 self.end_call(index);
@@ -251,70 +251,39 @@ impl Core {
         }
     }
 
-    /// Whether the call has ended; its reply is put into `got`. Cost: one load.
+    /// Whether the answer to the call is there: [`Core::take_answer`] takes it. Cost: one load.
     #[inline]
-    pub fn poll_call(
-        &mut self,
-        call: Call,
-        host: &mut dyn Host,
-        got: &mut Option<Delivery>,
-    ) -> Option<Result<(), SendrecError>> {
-        let index = call.sent.peer;
-        let peer = self.peer(index)?;
-        if reply::is_there(&peer.side, call.call) { self.take_reply(call, host, got) } else { None }
+    pub fn is_answered(&self, call: Call) -> bool {
+        self.peer(call.sent.peer).is_some_and(|peer| match reply::front(&peer.side, call.call) {
+            Some(head) => !(peer.stalled && slot::has_flag(head, slot::EXTENT)),
+            None => false,
+        })
     }
 
-    /// Takes a reply that is there: bytes alone, straight to where they are wanted.
-    fn take_reply(
-        &mut self,
-        call: Call,
-        host: &mut dyn Host,
-        got: &mut Option<Delivery>,
-    ) -> Option<Result<(), SendrecError>> {
-        let index = call.sent.peer;
-        let peer = self.peer(index)?;
+    /// Takes an answer that is bytes alone to where it is wanted.
+    #[inline(always)]
+    pub fn take_answer_bytes(&mut self, call: Call) -> Result<Delivery, NotBytes> {
+        let Some(peer) = self.peer(call.sent.peer) else { return Err(NotBytes) };
         let source = peer.endpoint;
-        let delivery = got.insert(Delivery::blank(source));
-        let read = reply::read_body(&peer.side, call.call, source, |at, word| delivery.body().put(at, word));
-        let heading = match read {
-            Ok(Some(heading)) if !heading.head.has(slot::ABANDONED | slot::EXTENT) => heading,
-            // An answer that is more, or less, than bytes.
-            Ok(_) => {
-                *got = None;
-                return self.poll_rich_reply(call, host, got);
+        match reply::read(&peer.side, call.call, source) {
+            Ok(Some(slot)) if slot.head.flags & (slot::ABANDONED | slot::EXTENT) == 0 => {
+                peer.path.own.set_calling(0);
+                self.counters.received += 1;
+                Ok(Delivery::of_slot(source, What::Reply, &slot, None, None))
             }
-            Err(corrupt) => {
-                *got = None;
-                return self.corrupt_reply(index, corrupt);
-            }
-        };
-        delivery.fill(heading, What::Reply, None, None);
-        self.end_call(index);
-        self.counters.received += 1;
-        Some(Ok(()))
+            _ => Err(NotBytes),
+        }
     }
 
-    /// The server broke the protocol: the call is over, and the pair.
-    #[cold]
-    fn corrupt_reply(&mut self, index: PeerIndex, corrupt: Corrupt) -> Option<Result<(), SendrecError>> {
-        self.end_call(index);
-        Some(Err(SendrecError::Corrupt(self.condemn(index, corrupt))))
-    }
-
-    /// Takes a reply with an extent, or the word that there is none.
-    fn poll_rich_reply(
-        &mut self,
-        call: Call,
-        host: &mut dyn Host,
-        got: &mut Option<Delivery>,
-    ) -> Option<Result<(), SendrecError>> {
+    /// Takes an answer, whatever it is: bytes, an extent, the word that there is none. `None`: it is not there after all.
+    pub fn take_answer(&mut self, call: Call, host: &mut dyn Host) -> Option<Result<Delivery, SendrecError>> {
         let index = call.sent.peer;
         let peer = self.peer(index)?;
         let source = peer.endpoint;
         let slot = match reply::read(&peer.side, call.call, source) {
             // A reply to a call that is not current cannot get here: `read` asked for this one.
             Ok(slot) => slot?,
-            Err(corrupt) => return self.corrupt_reply(index, corrupt),
+            Err(corrupt) => return Some(Err(self.corrupt_reply(index, corrupt))),
         };
         if slot.head.has(slot::ABANDONED) {
             self.end_call(index);
@@ -322,12 +291,23 @@ impl Core {
         }
         let view = match self.view_of_reply(call, &slot, host) {
             Ok(view) => view?,
-            Err(corrupt) => return self.corrupt_reply(index, corrupt),
+            Err(corrupt) => return Some(Err(self.corrupt_reply(index, corrupt))),
         };
         self.end_call(index);
         self.counters.received += 1;
-        *got = Some(Delivery::of_slot(source, What::Reply, &slot, view, None));
-        Some(Ok(()))
+        Some(Ok(Delivery::of_slot(source, What::Reply, &slot, view, None)))
+    }
+
+    /// Whether the call has ended, and how.
+    pub fn poll_call(&mut self, call: Call, host: &mut dyn Host) -> Option<Result<Delivery, SendrecError>> {
+        if self.is_answered(call) { self.take_answer(call, host) } else { None }
+    }
+
+    /// The server broke the protocol: the call is over, and the pair.
+    #[cold]
+    fn corrupt_reply(&mut self, index: PeerIndex, corrupt: Corrupt) -> SendrecError {
+        self.end_call(index);
+        SendrecError::Corrupt(self.condemn(index, corrupt))
     }
 
     /// The extent of a reply, if it has one. `Ok(None)`: the proxy that brought it is gone, its successor brings it again.
@@ -356,29 +336,22 @@ impl Core {
         Ok(Some(view))
     }
 
-    /// Whether the call can no longer be answered: the server ended, or the two wait for each other.
-    pub fn poll_call_end(
-        &mut self,
-        call: Call,
-        host: &mut dyn Host,
-        got: &mut Option<Delivery>,
-    ) -> Option<Result<(), SendrecError>> {
+    /// Whether the server has ended, and so the call. `Ok`: it had answered, which counts.
+    pub fn call_end(&mut self, call: Call) -> Option<Result<(), SendrecError>> {
         let index = call.sent.peer;
-        if let Some(end) = self.look_at_end(index) {
-            // Published before its death, seen after: the reply counts.
-            if let Some(done) = self.poll_call(call, host, got) {
-                return Some(done);
-            }
-            let taken = self.is_taken(call.sent);
-            self.end_call(index);
-            return Some(Err(match (end, taken) {
-                (_, Err(corrupt)) => SendrecError::Corrupt(corrupt),
-                (_, Ok(true)) => SendrecError::DeadSource,
-                (End::NodeDead, Ok(false)) if self.may_have_left(call.sent) => SendrecError::DeliveryUnknown,
-                (_, Ok(false)) => SendrecError::DeadDestination,
-            }));
+        let end = self.look_at_end(index)?;
+        // Published before its death, seen after.
+        if self.is_answered(call) {
+            return Some(Ok(()));
         }
-        None
+        let taken = self.is_taken(call.sent);
+        self.end_call(index);
+        Some(Err(match (end, taken) {
+            (_, Err(corrupt)) => SendrecError::Corrupt(corrupt),
+            (_, Ok(true)) => SendrecError::DeadSource,
+            (End::NodeDead, Ok(false)) if self.may_have_left(call.sent) => SendrecError::DeliveryUnknown,
+            (_, Ok(false)) => SendrecError::DeadDestination,
+        }))
     }
 
     /// Whether the server itself waits for our reply, which it will not get while we wait for its. Asked after

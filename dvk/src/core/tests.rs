@@ -89,21 +89,15 @@ impl Node {
     }
 
     fn accepting(&mut self, core: &mut Core, accepts: Accepts) -> Option<Delivery> {
-        let mut got = None;
-        core.poll_any(accepts, &mut self.hands, &mut got).unwrap();
-        got
+        core.poll_any(accepts, &mut self.hands).unwrap()
     }
 
     fn from(&mut self, core: &mut Core, source: Endpoint) -> Option<Delivery> {
-        let mut got = None;
-        core.poll_from(source, ALL, &mut self.hands, &mut got).unwrap();
-        got
+        core.poll_from(source, ALL, &mut self.hands).unwrap()
     }
 
     fn reply(&mut self, core: &mut Core, call: Call) -> Option<Result<Delivery, SendrecError>> {
-        let mut got = None;
-        let ended = core.poll_call(call, &mut self.hands, &mut got)?;
-        Some(ended.map(|()| got.unwrap()))
+        core.poll_call(call, &mut self.hands)
     }
 }
 
@@ -184,8 +178,8 @@ fn a_rendezvous_ends_when_it_is_taken_and_not_before() {
 fn a_request_is_answered_and_its_extent_and_the_replys_go_home() {
     let mut node = Node::new();
     let (mut a, mut b, to_b, _) = node.pair();
-    let request = loaned(&mut a, 1000, 3);
-    let call = a.start_call(to_b, request, true).unwrap();
+    let mut request = loaned(&mut a, 1000, 3);
+    let call = a.start_call(to_b, &mut request, true).unwrap();
     assert!(node.reply(&mut a, call).is_none());
     let mut got = node.accepting(&mut b, NO_NOTES).unwrap();
     assert_eq!(got.take_view().unwrap().to_vec(), vec![3; 1000]);
@@ -202,7 +196,7 @@ fn a_request_is_answered_and_its_extent_and_the_replys_go_home() {
 fn a_late_reply_to_a_call_that_was_given_up_is_refused_and_its_extent_stays_home() {
     let mut node = Node::new();
     let (mut a, mut b, to_b, _) = node.pair();
-    let call = a.start_call(to_b, text(b"?"), true).unwrap();
+    let call = a.start_call(to_b, &mut text(b"?"), true).unwrap();
     let got = node.any(&mut b).unwrap();
     assert_eq!(a.give_up(call, false, &mut node.hands), Some(SendrecError::TimedOutTaken));
     let late = loaned(&mut b, 64, 1);
@@ -218,7 +212,7 @@ fn a_client_may_call_for_longer_than_half_a_number_lasts() {
         // As if it had called others meanwhile.
         a.calls = lap * CALLS_KNOWN_EVERY - 2;
         for round in 0..4 {
-            let call = a.start_call(to_b, text(b"?"), true).unwrap();
+            let call = a.start_call(to_b, &mut text(b"?"), true).unwrap();
             let got = node.any(&mut b).unwrap();
             if round == 1 {
                 assert_eq!(a.give_up(call, false, &mut node.hands), Some(SendrecError::TimedOutTaken));
@@ -237,21 +231,21 @@ fn a_client_may_call_for_longer_than_half_a_number_lasts() {
 fn a_request_is_answered_once_and_abandoned_when_it_is_dropped_unanswered() {
     let mut node = Node::new();
     let (mut a, mut b, to_b, _) = node.pair();
-    let call = a.start_call(to_b, text(b"?"), true).unwrap();
+    let call = a.start_call(to_b, &mut text(b"?"), true).unwrap();
     let got = node.any(&mut b).unwrap();
     b.reply(&got, text(b"!")).unwrap();
     assert_eq!(b.reply(&got, text(b"again")), Err(ReplyError::Answered));
     drop(got);
     assert_eq!(node.reply(&mut a, call).unwrap().unwrap().inline(), b"!");
-    let call = a.start_call(to_b, text(b"?"), true).unwrap();
+    let call = a.start_call(to_b, &mut text(b"?"), true).unwrap();
     drop(node.any(&mut b).unwrap());
     assert_eq!(node.reply(&mut a, call).unwrap().unwrap_err(), SendrecError::Abandoned);
     // What was given up before it is dropped leaves no answer for the call after the next, which shares its place.
-    let call = a.start_call(to_b, text(b"?"), true).unwrap();
+    let call = a.start_call(to_b, &mut text(b"?"), true).unwrap();
     let late = node.any(&mut b).unwrap();
     assert_eq!(a.give_up(call, false, &mut node.hands), Some(SendrecError::TimedOutTaken));
     drop(late);
-    let call = a.start_call(to_b, text(b"?"), true).unwrap();
+    let call = a.start_call(to_b, &mut text(b"?"), true).unwrap();
     assert!(node.reply(&mut a, call).is_none());
 }
 
@@ -279,7 +273,7 @@ fn a_wake_up_comes_first_waits_for_a_receive_from_anybody_and_comes_once() {
 fn the_extent_of_a_reply_that_its_client_gave_up_goes_home() {
     let mut node = Node::new();
     let (mut a, mut b, to_b, _) = node.pair();
-    let call = a.start_call(to_b, text(b"?"), true).unwrap();
+    let call = a.start_call(to_b, &mut text(b"?"), true).unwrap();
     let got = node.any(&mut b).unwrap();
     let answer = loaned(&mut b, 64, 1);
     b.reply(&got, answer).unwrap();
@@ -365,11 +359,11 @@ fn what_a_dead_sender_published_is_received_before_its_death() {
 fn what_a_dead_receiver_had_not_taken_is_known_not_to_be_delivered() {
     let mut node = Node::new();
     let (mut a, mut b, to_b, _) = node.pair();
-    let message = loaned(&mut a, 5000, 1);
-    let taken = a.start_call(to_b, message, true).unwrap();
+    let mut message = loaned(&mut a, 5000, 1);
+    let taken = a.start_call(to_b, &mut message, true).unwrap();
     let held = node.any(&mut b).unwrap();
     node.set(at(2), State::Dead);
-    let done = a.poll_call_end(taken, &mut node.hands, &mut None).unwrap();
+    let done = a.call_end(taken).unwrap();
     assert_eq!(done, Err(SendrecError::DeadSource), "it had taken the request");
     assert!(matches!(a.post(to_b, text(b"x")), Err(PostError::DeadDestination)));
     drop((held, b));
@@ -411,9 +405,9 @@ fn a_view_outlives_its_sender_and_keeps_its_bytes() {
 fn two_that_call_one_another_are_a_deadlock() {
     let mut node = Node::new();
     let (mut a, mut b, to_b, to_a) = node.pair();
-    let of_a = a.start_call(to_b, text(b"a"), true).unwrap();
+    let of_a = a.start_call(to_b, &mut text(b"a"), true).unwrap();
     assert!(!a.is_deadlock(of_a));
-    let of_b = b.start_call(to_a, text(b"b"), true).unwrap();
+    let of_b = b.start_call(to_a, &mut text(b"b"), true).unwrap();
     assert!(a.is_deadlock(of_a) && b.is_deadlock(of_b));
     a.give_up(of_a, true, &mut node.hands);
     assert!(!b.is_deadlock(of_b));

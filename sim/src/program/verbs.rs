@@ -286,8 +286,8 @@ impl Body {
 
     fn call(&mut self, scene: &mut Scene<'_>, index: PeerIndex, to: Endpoint, limit: Limit) -> Next {
         let number = scene.ledger.next_number(self.me, to);
-        let message = self.message(scene, to, number);
-        match self.core.start_call(index, message, limit != Limit::Forever) {
+        let mut message = self.message(scene, to, number);
+        match self.core.start_call(index, &mut message, limit != Limit::Forever) {
             Ok(call) => {
                 scene.ledger.published(self.me, to, Fate::Pending);
                 self.wait(scene, On::Call { call, to, number }, limit, Some(index))

@@ -113,19 +113,20 @@ impl Body {
         if !matches!(on, On::Any { .. } | On::From { .. }) {
             let _ = core.pull(&mut hands);
         }
-        let mut got = None;
+        let received = |polled: Result<Option<Delivery>, ReceiveError>| match polled {
+            Ok(got) => got.map(Found::Got),
+            Err(why) => Some(Found::Received(why)),
+        };
         match on {
             On::Any { notifications } => {
-                let polled = core.poll_any(Accepts { notifications, attend }, &mut hands, &mut got);
-                got.map(Found::Got).or(polled.err().map(Found::Received))
+                received(core.poll_any(Accepts { notifications, attend }, &mut hands))
             }
             On::From { source } => {
                 let accepts = Accepts { notifications: true, attend };
-                let mut polled = core.poll_from(source, accepts, &mut hands, &mut got);
-                if polled.is_ok() && got.is_none() && look != Look::Quick {
-                    polled = core.poll_from_end(source, &mut hands);
-                }
-                got.map(Found::Got).or(polled.err().map(Found::Received))
+                received(match core.poll_from(source, accepts, &mut hands) {
+                    Ok(None) if look != Look::Quick => core.poll_from_end(source, &mut hands).map(|()| None),
+                    polled => polled,
+                })
             }
             On::Sent { sent, .. } => {
                 let done = core.poll_sent(sent);
@@ -133,18 +134,19 @@ impl Body {
                     .map(Found::Sent)
             }
             On::Call { call, .. } => {
-                let ended = match (core.poll_call(call, &mut hands, &mut got), look) {
+                let ended = match (core.poll_call(call, &mut hands), look) {
                     (Some(done), _) => Some(done),
                     (None, Look::Quick) => None,
                     (None, Look::Last) if core.is_deadlock(call) => {
                         core.give_up(call, true, &mut hands);
                         Some(Err(SendrecError::Deadlock))
                     }
-                    (None, Look::Thorough | Look::Last) => core.poll_call_end(call, &mut hands, &mut got),
+                    (None, Look::Thorough | Look::Last) => match core.call_end(call) {
+                        Some(Ok(())) => core.take_answer(call, &mut hands),
+                        ended => ended.and_then(Result::err).map(Err),
+                    },
                 };
-                got.map(|reply| Ok(Box::new(reply)))
-                    .or(ended.and_then(Result::err).map(Err))
-                    .map(Found::Called)
+                ended.map(|done| Found::Called(done.map(Box::new)))
             }
             On::Room { index, .. } => match core.has_room(index) {
                 Ok(true) => Some(Found::Room(true)),
