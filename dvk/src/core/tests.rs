@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use abi::limits::{CALLS_KNOWN_EVERY, EXTENTS_PER_PAIR_MAX, LANE_SLOTS};
+use abi::limits::{CALLS_KNOWN_EVERY, EXTENTS_PER_PAIR_MAX, LANE_SLOTS, REPLY_SLOTS};
 use abi::table::{Entry, State};
-use abi::{DcId, Endpoint, Generation, NodeId, Slot, doorbell, table};
+use abi::{DcId, Endpoint, Generation, NodeId, Slot, doorbell, side, slot, table};
 use shm::doorbell::Doorbells;
 use shm::lane::Withdrawal;
 use shm::pool::Pool;
@@ -77,10 +77,13 @@ impl Node {
 
     /// Two cores that know one another, and how each knows the other.
     fn pair(&mut self) -> (Core, Core, PeerIndex, PeerIndex) {
+        self.pair_over(&OwnSide::heap(), &OwnSide::heap())
+    }
+
+    fn pair_over(&mut self, of_a: &OwnSide, of_b: &OwnSide) -> (Core, Core, PeerIndex, PeerIndex) {
         let (mut a, mut b) = (self.bind(1), self.bind(2));
-        let (of_a, of_b) = (OwnSide::heap(), OwnSide::heap());
-        let to_b = a.introduce(local(at(2), &of_a, &of_b, 2));
-        let to_a = b.introduce(local(at(1), &of_b, &of_a, 1));
+        let to_b = a.introduce(local(at(2), of_a, of_b, 2));
+        let to_a = b.introduce(local(at(1), of_b, of_a, 1));
         (a, b, to_b, to_a)
     }
 
@@ -190,6 +193,36 @@ fn a_request_is_answered_and_its_extent_and_the_replys_go_home() {
     assert_eq!((loans_out(&mut a), loans_out(&mut b)), (0, 1), "the reply's view is held");
     drop(reply);
     assert_eq!(loans_out(&mut b), 0);
+}
+
+#[test]
+fn a_reply_whose_extent_lies_nowhere_ends_its_call() {
+    let mut node = Node::new();
+    let (of_a, of_b) = (OwnSide::heap(), OwnSide::heap());
+    let (mut a, mut b, to_b, _) = node.pair_over(&of_a, &of_b);
+    let call = a.start_call(to_b, &mut text(b"?"), true).unwrap();
+    let got = node.any(&mut b).unwrap();
+    let answer = loaned(&mut b, 64, 1);
+    b.reply(&got, answer).unwrap();
+    let entry = side::REPLIES + 1 % REPLY_SLOTS as usize * slot::WORDS;
+    let offset = entry + slot::WORDS - slot::BODY_WORDS + 1;
+    of_b.words().store(offset, u64::MAX, Ordering::Relaxed);
+    assert_eq!(of_a.as_peer().calling(), 1);
+    let ended = node.reply(&mut a, call).unwrap();
+    assert!(matches!(ended, Err(SendrecError::Corrupt(_))), "{ended:?}");
+    assert_eq!(of_a.as_peer().calling(), 0, "nobody takes it for waiting");
+}
+
+#[test]
+fn a_pair_that_begins_during_a_call_does_not_count_the_call_as_over() {
+    let mut node = Node::new();
+    let (mut a, _b, to_b, _) = node.pair();
+    a.calls = 5;
+    a.start_call(to_b, &mut text(b"?"), true).unwrap();
+    let (of_a, of_c) = (OwnSide::heap(), OwnSide::heap());
+    node.bind(3);
+    a.introduce(local(at(3), &of_a, &of_c, 3));
+    assert_eq!(of_a.gave_up(), 5, "call 6 may still be answered");
 }
 
 #[test]

@@ -20,7 +20,6 @@ rows!(
     a_stale_endpoint_never_reaches_its_slots_next_holder,
     a_client_that_dies_is_no_longer_waiting,
     two_that_call_each_other_do_not_hang,
-    the_death_of_a_node_is_the_death_of_its_endpoints,
     a_peer_that_breaks_the_protocol_is_closed_for_its_observer_and_nobody_else,
 );
 
@@ -183,11 +182,15 @@ fn two_that_call_each_other_do_not_hang(world: World) {
     }
 }
 
-fn the_death_of_a_node_is_the_death_of_its_endpoints(mut world: World) {
-    if !world.is_remote() {
-        // On one node there is no other to lose: a process's death is the row above.
-        return;
+// One node has no other to lose: a process's death is a row above.
+#[test]
+fn the_death_of_a_node_is_the_death_of_its_endpoints() {
+    for apart in [Apart::Loopback, Apart::OneSided, Apart::Tcp] {
+        what_crosses_the_death_of_a_node(World::new(apart));
     }
+}
+
+fn what_crosses_the_death_of_a_node(mut world: World) {
     let server = world.spawn(Place::There, 0, |mut me| {
         let _request = me.receive_request(AFTER).expect("a request");
         std::thread::sleep(Duration::from_secs(3));
