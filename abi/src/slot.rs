@@ -28,6 +28,12 @@ pub enum Kind {
     Request = 3,
     /// An answer, in a reply ring only.
     Reply = 4,
+    /// The slot after this one is a request passed on. Body: its client's endpoint, and the number of its call.
+    Via = 5,
+    /// `relay`: a request passed on, as its client had sent it.
+    Relayed = 6,
+    /// Of a client: its call is owed by this lane's reader now. Body: who passed it on, and the number of the call.
+    Confirm = 7,
 }
 
 /// The sender may withdraw this slot: the receiver takes it by the `taking` protocol.
@@ -40,7 +46,9 @@ pub const EXTENT: u8 = 4;
 pub const TELL: u8 = 8;
 /// In a reply ring: the server dropped the request without an answer.
 pub const ABANDONED: u8 = 16;
-const FLAGS_ALL: u8 = WITHDRAWABLE | WITHDRAWN | EXTENT | TELL | ABANDONED;
+/// In a reply ring: the request was passed on. Body: the endpoint that answers it.
+pub const REDIRECT: u8 = 32;
+const FLAGS_ALL: u8 = WITHDRAWABLE | WITHDRAWN | EXTENT | TELL | ABANDONED | REDIRECT;
 
 /// The header's first word, checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,6 +89,12 @@ pub const fn has_flag(head: u64, flag: u8) -> bool {
     (head >> 40) as u8 & flag != 0
 }
 
+/// Whether the head in this word is of a message that is handed out as it is: not of a reply, nor of what `relay` says.
+#[inline]
+pub const fn is_plain(head: u64) -> bool {
+    (head >> 32) as u8 <= Kind::Request as u8
+}
+
 impl Head {
     #[inline]
     pub const fn to_word(self) -> u64 {
@@ -95,6 +109,9 @@ impl Head {
             2 => Kind::Send,
             3 => Kind::Request,
             4 => Kind::Reply,
+            5 => Kind::Via,
+            6 => Kind::Relayed,
+            7 => Kind::Confirm,
             other => return Err(Corrupt::new("unknown message kind", other as u64)),
         };
         let (flags, len) = ((word >> 40) as u8, (word >> 48) as u16);

@@ -1,7 +1,9 @@
 //! The bytes of everything that crosses between two parties, as they are: other bytes want another version.
 
 use abi::record::{Kind as RecordKind, Record};
-use abi::slot::{BODY_WORDS, EXTENT, Head, Heading, Kind as SlotKind, SlotCopy, TELL, WITHDRAWABLE, lap};
+use abi::slot::{
+    BODY_WORDS, EXTENT, Head, Heading, Kind as SlotKind, REDIRECT, SlotCopy, TELL, WITHDRAWABLE, lap,
+};
 use abi::wire::{Header, Kind as FrameKind};
 use abi::{Claim, DcId, Endpoint, Generation, Pair, Slot};
 
@@ -43,7 +45,19 @@ fn layouts_are_these_bytes() {
     let mut extent = slot(SlotKind::Post, EXTENT, 0);
     extent.set_claim(Claim { segment: 3, token: 4, offset_bytes: 64, len_bytes: 1 << 20 });
     extent.set_inline(b"beside");
-    for (name, slot) in [("inline", inline), ("extent", extent)] {
+    let mut confirm = slot(SlotKind::Confirm, 0, 1);
+    confirm.set_inline(&[PAIR.destination.to_word().to_le_bytes(), 7_u64.to_le_bytes()].concat());
+    let via = slot(SlotKind::Via, 0, 2);
+    let relayed = slot(SlotKind::Relayed, 0, 3);
+    let redirect = slot(SlotKind::Reply, REDIRECT, 4);
+    for (name, slot) in [
+        ("inline", inline),
+        ("extent", extent),
+        ("confirm", confirm),
+        ("via", via),
+        ("relayed", relayed),
+        ("redirect", redirect),
+    ] {
         let bytes: Vec<u8> = slot.to_words().iter().flat_map(|word| word.to_le_bytes()).collect();
         got += &line(name, &bytes);
     }

@@ -21,8 +21,8 @@ use shm::sync::Ordering;
 use crate::core::{Accepts, Call, Core, Counters, Known, PeerIndex, Sent};
 use crate::daemon::{Bound, Daemon, Welcome};
 use crate::error::{
-    BindError, LoanError, NotifyError, PostError, ReceiveError, ReplyError, SendError, SendrecError,
-    Unavailable, WaitError,
+    BindError, LoanError, NotifyError, PostError, ReceiveError, RelayError, ReplyError, SendError,
+    SendrecError, Unavailable, WaitError,
 };
 use crate::message::{Delivery, From, Message};
 use crate::timeout::Timeout;
@@ -310,6 +310,10 @@ impl Binding {
             Err(NoPeer::WouldBlock) => return Err(WaitError::TimedOut),
             Err(NoPeer::Unavailable(why)) => return Err(WaitError::Unavailable(why)),
         };
+        self.wait_for_room(index, deadline)
+    }
+
+    fn wait_for_room(&mut self, index: PeerIndex, deadline: Option<Instant>) -> Result<(), WaitError> {
         self.core.want_returns(index, true);
         let waited = self.wait_on(Some(index), deadline, |core, _, look| match core.has_room(index) {
             Err(corrupt) => Some(Err(WaitError::Corrupt(corrupt))),
@@ -420,9 +424,9 @@ impl Binding {
             Err(NoPeer::WouldBlock) => return Err(SendrecError::WouldBlock),
             Err(NoPeer::Unavailable(why)) => return Err(SendrecError::Unavailable(why)),
         };
-        let call = self.core.start_call(index, &mut message, timeout != Timeout::Forever)?;
+        let mut call = self.core.start_call(index, &mut message, timeout != Timeout::Forever)?;
         loop {
-            let waited = self.wait_on(Some(index), deadline, |core, daemon, look| {
+            let waited = self.wait_on(Some(call.peer()), deadline, |core, daemon, look| {
                 if core.is_answered(call) {
                     return Some(Ok(()));
                 }
@@ -441,12 +445,50 @@ impl Binding {
             if let Ok(reply) = self.core.take_answer_bytes(call) {
                 return Ok(reply);
             }
+            if let Some(to) = self.core.redirected(call) {
+                call = self.follow(call, to, deadline, timeout)?;
+                continue;
+            }
             if let Some(done) = self.core.take_answer(call, &mut self.daemon) {
                 return done;
             }
             // It was there and is not: whoever answers so must not keep us beyond our time.
             if left_until(deadline).is_none() {
                 return Err(self.give_up(call, timeout));
+            }
+        }
+    }
+
+    /// Our call was passed on: waits for the new server from now on.
+    #[cold]
+    fn follow(
+        &mut self,
+        call: Call,
+        to: Result<Endpoint, SendrecError>,
+        deadline: Option<Instant>,
+        timeout: Timeout,
+    ) -> Result<Call, SendrecError> {
+        let index = match to.map(|to| self.peer(to, deadline, timeout)) {
+            Ok(Ok(index)) => index,
+            Ok(Err(NoPeer::WouldBlock)) => return Err(self.give_up(call, timeout)),
+            refused => {
+                self.give_up(call, timeout);
+                return Err(match refused {
+                    Err(why) => why,
+                    Ok(Err(NoPeer::Unavailable(why))) => SendrecError::Unavailable(why),
+                    // The server that passed it on had taken it.
+                    Ok(_) => SendrecError::DeadSource,
+                });
+            }
+        };
+        loop {
+            match self.core.follow(call, index, timeout != Timeout::Forever) {
+                Err(SendrecError::Full) => {}
+                followed => return followed,
+            }
+            match self.wait_for_room(index, deadline) {
+                Ok(()) | Err(WaitError::DeadDestination) => {}
+                Err(_) => return Err(self.give_up(call, timeout)),
             }
         }
     }
@@ -466,6 +508,27 @@ impl Binding {
     /// Answers a request that was received, once. Never blocks; `Ok` when it is published.
     pub fn reply(&mut self, request: &Delivery, message: Message) -> Result<(), ReplyError> {
         self.core.reply(request, message)
+    }
+
+    /// Passes a request that was received on to another server, which answers its client. Never blocks once introduced.
+    ///
+    /// Shape: the message as it came; an extent is copied into a loan of ours, unless its view was taken out before. Cost:
+    /// three slots, and one more of the client, which confirms to the new server before that gets the request. Errors: see
+    /// [`RelayError`]; on every one the request is still ours to answer. Source: DVS `dvk_relay`.
+    pub fn relay(&mut self, request: &Delivery, to: Endpoint) -> Result<(), RelayError> {
+        let index = match self.peer(to, deadline_of(Timeout::Forever), Timeout::Forever) {
+            Ok(index) => index,
+            Err(NoPeer::Dead) => return Err(RelayError::DeadDestination),
+            Err(NoPeer::WouldBlock) => return Err(RelayError::Unavailable(Unavailable::Slow)),
+            Err(NoPeer::Unavailable(why)) => return Err(RelayError::Unavailable(why)),
+        };
+        let mut message = request.to_message();
+        if let Some(view) = request.view() {
+            let mut loan = self.loan(view.len()).map_err(RelayError::Loan)?;
+            view.copy_to(&mut loan);
+            message = message.with(loan);
+        }
+        self.core.relay(request, index, message)
     }
 
     /// Raises bits at an endpoint. Never blocks once introduced, never lost, or-ed until received.

@@ -126,6 +126,29 @@ pub enum ReplyError {
     Full,
 }
 
+/// Why a request was not passed on. It is still the caller's to answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RelayError {
+    /// The client gave the call up, or ended: nobody waits. Drop the request.
+    NotWaiting,
+    /// What was received was no request.
+    NotARequest,
+    /// The request has been answered or passed on already.
+    Answered,
+    /// To the client that waits for the answer.
+    ToItsClient,
+    /// The new server unbound or died. Look it up again, or answer.
+    DeadDestination,
+    /// The lane to it, or what may be out in extents, is full. Wait with `wait_room`.
+    Full,
+    /// There is no buffer for the extent that goes along.
+    Loan(LoanError),
+    /// The new server broke the protocol; the pair is closed.
+    Corrupt(Corrupt),
+    /// The first call to it needs the daemon.
+    Unavailable(Unavailable),
+}
+
 /// Why a notification was not raised.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NotifyError {
@@ -271,6 +294,26 @@ impl fmt::Display for ReplyError {
     }
 }
 
+impl fmt::Display for RelayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RelayError::NotWaiting => f.write_str("the client no longer waits: drop the request"),
+            RelayError::NotARequest => {
+                f.write_str("what was received was no request: only a request is passed on")
+            }
+            RelayError::Answered => f.write_str("the request has been answered or passed on already"),
+            RelayError::ToItsClient => {
+                f.write_str("a request cannot be passed on to the client that waits for its answer")
+            }
+            RelayError::DeadDestination => f.write_str("the new server ended: look it up again, or answer"),
+            RelayError::Full => f.write_str(FULL),
+            RelayError::Loan(why) => why.fmt(f),
+            RelayError::Corrupt(why) => why.fmt(f),
+            RelayError::Unavailable(why) => why.fmt(f),
+        }
+    }
+}
+
 impl fmt::Display for NotifyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -310,6 +353,7 @@ impl std::error::Error for PostError {}
 impl std::error::Error for ReceiveError {}
 impl std::error::Error for SendrecError {}
 impl std::error::Error for ReplyError {}
+impl std::error::Error for RelayError {}
 impl std::error::Error for NotifyError {}
 impl std::error::Error for WaitError {}
 impl std::error::Error for LoanError {}

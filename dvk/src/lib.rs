@@ -30,8 +30,8 @@ mod waiting;
 
 pub use binding::{BindOptions, Binding, Wait};
 pub use error::{
-    BindError, LoanError, NotifyError, PostError, ReceiveError, ReplyError, SendError, SendrecError,
-    Unavailable, WaitError,
+    BindError, LoanError, NotifyError, PostError, ReceiveError, RelayError, ReplyError, SendError,
+    SendrecError, Unavailable, WaitError,
 };
 pub use message::{Delivery, From, Message, View, What};
 pub use shm::pool::Loan;

@@ -169,6 +169,8 @@ pub struct Delivery {
     len: u8,
     view: Option<View>,
     owed: Option<Owed>,
+    /// Who passed the request on to us.
+    via: Option<Endpoint>,
 }
 
 impl Delivery {
@@ -186,7 +188,16 @@ impl Delivery {
         let from = if with_extent { (INLINE_BYTES_MAX - INLINE_BYTES_WITH_EXTENT_MAX) as u8 } else { 0 };
         let len = message.head.len as u8;
         let body = Inline::of_words(&message.body);
-        Delivery { source, what, kind: message.kind, body, from, len, view, owed }
+        Delivery { source, what, kind: message.kind, body, from, len, view, owed, via: None }
+    }
+
+    pub(crate) fn passed_on_by(self, via: Endpoint) -> Delivery {
+        Delivery { via: Some(via), ..self }
+    }
+
+    /// The message as it came, without its extent.
+    pub(crate) fn to_message(&self) -> Message {
+        Message::new(self.kind).inline(self.inline())
     }
 
     pub(crate) fn of_bits(source: Endpoint, bits: u32) -> Delivery {
@@ -198,7 +209,17 @@ impl Delivery {
     }
 
     fn empty(source: Endpoint, what: What) -> Delivery {
-        Delivery { source, what, kind: 0, body: Inline::default(), from: 0, len: 0, view: None, owed: None }
+        Delivery {
+            source,
+            what,
+            kind: 0,
+            body: Inline::default(),
+            from: 0,
+            len: 0,
+            view: None,
+            owed: None,
+            via: None,
+        }
     }
 
     /// The answer that its client waits for.
@@ -215,6 +236,11 @@ impl Delivery {
     #[inline]
     pub fn what(&self) -> What {
         self.what
+    }
+
+    /// Of a request that was passed on with `relay`: by whom. Its source is the client that waits for the answer.
+    pub fn via(&self) -> Option<Endpoint> {
+        self.via
     }
 
     /// The user's type of the message.

@@ -107,6 +107,10 @@ pub(crate) struct Peer {
     pub(crate) stalled: bool,
     /// The last call of theirs that we answered with an extent that may not have been taken.
     pub(crate) replied: Option<(u64, u32)>,
+    /// It passes a request on with its next slot: whose, and of which call.
+    pub(crate) passing: Option<(Endpoint, u64)>,
+    /// It waits for our answer to a call that was passed on, by whom and of which number; the request is not here yet.
+    pub(crate) confirmed: Option<(Endpoint, u64)>,
 }
 
 /// What is out with one peer.

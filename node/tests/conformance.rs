@@ -7,6 +7,7 @@ mod conformance {
     mod calls;
     mod deaths;
     mod payload;
+    mod relay;
     mod timeouts;
 
     /// Makes each row a test in each world.

@@ -82,10 +82,16 @@ impl LaneWriter {
     /// Whether one more slot fits. Cost: reads the peer's counter only when the lane looks full.
     #[inline]
     pub fn has_room(&mut self, peer: &PeerSide) -> Result<bool, Corrupt> {
-        if self.next - self.consumed < LANE_SLOTS {
+        self.has_room_for(peer, 1)
+    }
+
+    /// Whether so many more slots fit.
+    #[inline]
+    pub fn has_room_for(&mut self, peer: &PeerSide, slots: u64) -> Result<bool, Corrupt> {
+        if self.next - self.consumed + slots <= LANE_SLOTS {
             return Ok(true);
         }
-        Ok(self.next - self.consumed(peer)? < LANE_SLOTS)
+        Ok(self.next - self.consumed(peer)? + slots <= LANE_SLOTS)
     }
 
     /// Publishes a slot; its lap and sequence are set here. The caller has asked for room.
@@ -268,10 +274,11 @@ impl LaneReader {
         }
     }
 
-    /// What is at the front, if it is there and has no extent.
+    /// What is at the front, if it is there, has no extent, and is handed out as it is.
     #[inline(always)]
     pub fn front_bytes(&self, peer: &PeerSide) -> Option<Front> {
-        published(peer, self.next).filter(|front| !slot::has_flag(front.0, slot::EXTENT))
+        published(peer, self.next)
+            .filter(|front| !slot::has_flag(front.0, slot::EXTENT) && slot::is_plain(front.0))
     }
 
     /// As [`LaneReader::take`], of the front that was seen.

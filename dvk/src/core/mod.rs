@@ -6,6 +6,7 @@
 
 mod extents;
 mod receive;
+mod relay;
 mod send;
 #[cfg(test)]
 mod tests;
@@ -108,6 +109,7 @@ pub struct Core {
     calls: u64,
     pool: Pool,
     out: extents::Out,
+    relays: relay::Relays,
     segments: BTreeMap<(u32, u32), Arc<Mapping>>,
     counters: Counters,
 }
@@ -190,6 +192,7 @@ impl Core {
             calls: 0,
             pool,
             out: extents::Out::default(),
+            relays: relay::Relays::default(),
             segments: BTreeMap::new(),
             counters: Counters::default(),
         }
@@ -282,6 +285,8 @@ impl Core {
             end: None,
             stalled: false,
             replied: None,
+            passing: None,
+            confirmed: None,
         });
         let index = PeerIndex(self.free.pop().unwrap_or(self.peers.len() as u32));
         match self.peers.get_mut(index.0 as usize) {
@@ -402,6 +407,7 @@ impl Core {
                 self.pending.set(PeerIndex(index as u32));
             }
         }
+        self.tidy_relays();
     }
 
     /// Looks whether the peer has ended, and remembers it.
@@ -457,6 +463,7 @@ impl Core {
         self.free.push(index.0);
         peer.path.own.clear();
         host.recycled(peer.endpoint);
+        self.abandon_calls_via(peer.endpoint);
     }
 
     /// A peer broke the protocol: its pair is closed for us, as by its death. Others do not act on it.

@@ -36,6 +36,11 @@ pub enum Due {
     },
     /// What stands at the front of a lane.
     Message(PeerIndex),
+    /// A request that was passed on to us, by whom, and the slot of its client.
+    Relayed {
+        via: Endpoint,
+        slot: u16,
+    },
 }
 
 /// What is at the front is not bytes alone, or not there after all: [`Core::take_due`] and [`Core::take_answer`] see
@@ -71,7 +76,7 @@ impl Core {
             }
             self.note_floor = if floor == 0 { Some(0) } else { None };
         }
-        let message = self.next_message(host).map(Due::Message);
+        let message = self.relays.due().or_else(|| self.next_message(host).map(Due::Message));
         if self.note_floor.is_none() {
             // The round is over whether or not there was a message to serve.
             self.note_floor = Some(0);
@@ -118,6 +123,7 @@ impl Core {
         let index = match due {
             Due::Woken { source } => return Ok(Some(Delivery::of_wake(source))),
             Due::Notification { source, bits } => return Ok(Some(Delivery::of_bits(source, bits))),
+            Due::Relayed { via, slot } => return Ok(self.take_relayed((via, slot))),
             Due::Message(index) => index,
         };
         self.served = index.0;
@@ -156,6 +162,7 @@ impl Core {
     fn steady(&self) -> Option<PeerIndex> {
         let [index] = self.attended[..] else { return None };
         let nothing_else = self.pending.is_empty()
+            && self.relays.is_quiet()
             && self.note_floor == Some(0)
             && !self.doorbells.has_hints(self.doorbell)
             && self.doorbells.pulls(self.doorbell) == self.pulls_seen;
@@ -168,6 +175,7 @@ impl Core {
     #[inline]
     pub(super) fn is_quiet(&self) -> bool {
         self.pending.is_empty()
+            && self.relays.is_quiet()
             && !self.doorbells.has_hints(self.doorbell)
             && self.doorbells.pulls(self.doorbell) == self.pulls_seen
             && self
@@ -347,6 +355,11 @@ impl Core {
             {
                 peer.path.knock();
             }
+            match self.take_in(index, &slot) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(corrupt) => return Err(self.condemn(index, corrupt)),
+            }
             let view = match self.view_of(index, &slot) {
                 Ok(view) => view,
                 Err(corrupt) => return Err(self.condemn(index, corrupt)),
@@ -417,7 +430,8 @@ impl Core {
                 return Ok(Some(Due::Notification { source, bits }));
             }
         }
-        Ok(self.peer(index).is_some_and(|peer| peer.has_message()).then_some(Due::Message(index)))
+        let message = self.peer(index).is_some_and(|peer| peer.has_message()).then_some(Due::Message(index));
+        Ok(self.relays.due_from(source).or(message))
     }
 
     /// What is here from one endpoint, if anything.

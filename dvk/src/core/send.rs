@@ -8,22 +8,24 @@ use shm::{notify, reply};
 
 use super::extents::By;
 use super::{Core, Host, NotBytes, PeerIndex};
-use crate::error::{PostError, ReplyError, SendError, SendrecError};
+use crate::error::{PostError, RelayError, ReplyError, SendError, SendrecError};
 use crate::message::{Delivery, Message, View, What};
 use crate::peer::End;
 
 /// A published rendezvous that waits to be taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sent {
-    peer: PeerIndex,
+    pub(super) peer: PeerIndex,
     sequence: u64,
 }
 
 /// A published request that waits for its reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Call {
-    sent: Sent,
-    call: u64,
+    pub(super) sent: Sent,
+    pub(super) call: u64,
+    /// The server that had taken it passed it on; what was sent now is the confirmation.
+    pub(super) passed_on: bool,
 }
 
 impl Sent {
@@ -36,6 +38,16 @@ impl Sent {
 impl Call {
     pub fn peer(&self) -> PeerIndex {
         self.sent.peer
+    }
+}
+
+impl From<NotPublished> for RelayError {
+    fn from(why: NotPublished) -> Self {
+        match why {
+            NotPublished::Full => RelayError::Full,
+            NotPublished::Dead => RelayError::DeadDestination,
+            NotPublished::Corrupt(corrupt) => RelayError::Corrupt(corrupt),
+        }
     }
 }
 
@@ -69,7 +81,7 @@ impl From<NotPublished> for SendrecError {
 impl Core {
     /// Publishes on the lane to a pair. All checks of a send are here: generation, death, room, extents.
     #[inline]
-    fn publish(
+    pub(super) fn publish(
         &mut self,
         index: PeerIndex,
         message: &mut Message,
@@ -229,7 +241,7 @@ impl Core {
             peer.path.own.set_calling(call);
         }
         match self.publish(index, message, Kind::Request, flags, slot::call_low(call)) {
-            Ok(sent) => Ok(Call { sent, call }),
+            Ok(sent) => Ok(Call { sent, call, passed_on: false }),
             Err(why) => {
                 self.end_call(index);
                 Err(why.into())
@@ -245,7 +257,7 @@ impl Core {
         }
     }
 
-    fn end_call(&mut self, index: PeerIndex) {
+    pub(super) fn end_call(&mut self, index: PeerIndex) {
         if let Some(peer) = self.peer(index) {
             peer.path.own.set_calling(0);
         }
@@ -266,7 +278,7 @@ impl Core {
         let Some(peer) = self.peer(call.sent.peer) else { return Err(NotBytes) };
         let source = peer.endpoint;
         match reply::read(&peer.side, call.call, source) {
-            Ok(Some(slot)) if slot.head.flags & (slot::ABANDONED | slot::EXTENT) == 0 => {
+            Ok(Some(slot)) if slot.head.flags & (slot::ABANDONED | slot::EXTENT | slot::REDIRECT) == 0 => {
                 peer.path.own.set_calling(0);
                 self.counters.received += 1;
                 Ok(Delivery::of_slot(source, What::Reply, &slot, None, None))
@@ -275,7 +287,8 @@ impl Core {
         }
     }
 
-    /// Takes an answer, whatever it is: bytes, an extent, the word that there is none. `None`: it is not there after all.
+    /// Takes an answer, whatever it is: bytes, an extent, the word that there is none. `None`: it is not there after all,
+    /// or comes from another: see [`Core::redirected`].
     pub fn take_answer(&mut self, call: Call, host: &mut dyn Host) -> Option<Result<Delivery, SendrecError>> {
         let index = call.sent.peer;
         let peer = self.peer(index)?;
@@ -288,6 +301,9 @@ impl Core {
         if slot.head.has(slot::ABANDONED) {
             self.end_call(index);
             return Some(Err(SendrecError::Abandoned));
+        }
+        if slot.head.has(slot::REDIRECT) {
+            return None;
         }
         let view = match self.view_of_reply(call, &slot, host) {
             Ok(view) => view?,
@@ -349,6 +365,7 @@ impl Core {
         Some(Err(match (end, taken) {
             (_, Err(corrupt)) => SendrecError::Corrupt(corrupt),
             (_, Ok(true)) => SendrecError::DeadSource,
+            (_, Ok(false)) if call.passed_on => SendrecError::DeadSource,
             (End::NodeDead, Ok(false)) if self.may_have_left(call.sent) => SendrecError::DeliveryUnknown,
             (_, Ok(false)) => SendrecError::DeadDestination,
         }))
@@ -375,6 +392,8 @@ impl Core {
         }
         self.end_call(index);
         Some(match outcome {
+            // The server that passed it on had taken it.
+            Ok(_) if call.passed_on => SendrecError::TimedOutTaken,
             Ok(Withdrawal::Withdrawn) => SendrecError::TimedOut,
             Ok(Withdrawal::Taken) => SendrecError::TimedOutTaken,
             Ok(Withdrawal::Undecided) => SendrecError::TimedOutUnknown,
@@ -396,6 +415,18 @@ impl Core {
         replied
     }
 
+    /// An earlier reply that was never taken: its client has called again, so it never will be.
+    pub(super) fn retire_reply(&mut self, index: PeerIndex, call: u64) {
+        let Some(peer) = self.peer_mut(index) else { return };
+        if let Some((earlier, token)) = peer.replied.take()
+            && earlier != call
+            && !peer.proxied
+            && peer.side.reply_taken() < earlier
+        {
+            self.take_home(index, token);
+        }
+    }
+
     #[inline]
     fn reply_to(&mut self, client: Endpoint, call: u64, message: &mut Message) -> Result<(), ReplyError> {
         let Some(index) = self.find(client) else { return Err(ReplyError::NotWaiting) };
@@ -404,13 +435,8 @@ impl Core {
         if peer.end.is_some() || peer.side.gave_up() >= call {
             return Err(ReplyError::NotWaiting);
         }
-        // An earlier reply that was never taken: its client has called again, so it never will be.
-        if let Some((earlier, token)) = peer.replied.take()
-            && earlier != call
-            && !peer.proxied
-            && peer.side.reply_taken() < earlier
-        {
-            self.take_home(index, token);
+        if peer.replied.is_some() {
+            self.retire_reply(index, call);
         }
         if let Some(loan) = &message.loan {
             let len_bytes = loan.len() as u64;

@@ -11,6 +11,8 @@ use shm::pool::Pool;
 use shm::side::OwnSide;
 use shm::words::OwnWords;
 
+mod relay;
+
 use super::*;
 use crate::error::{PostError, ReceiveError, ReplyError, SendError, SendrecError};
 use crate::message::{Delivery, Message, What};

@@ -1,0 +1,285 @@
+//! Requests that are passed on: whom they are from, and when they may be handed out.
+//!
+//! The server S that passes a request on publishes two slots on its lane to the new server T: whose request it is (`Via`)
+//! and the request (`Relayed`); then it redirects the client C in its reply ring. C confirms to T, by a slot of its own,
+//! that S owed it the answer, and waits for T from then on. T hands a request out when it has both: so S cannot speak for
+//! anybody who has not called it, and T answers nobody who does not wait. Why: `docs/adr/0007-relay.md`.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use abi::slot::{self, Kind, SlotCopy};
+use abi::{Corrupt, Endpoint};
+use shm::reply;
+
+use super::send::NotPublished;
+use super::{Call, Core, Due, Known, PeerIndex};
+use crate::error::{RelayError, SendrecError};
+use crate::message::{Delivery, Message, Owed, View, What};
+
+/// Which held request: via whom it came, and the slot of its client. A client has one call at a time, so a newer one of
+/// the same client takes an older one's place, and what can be held is bounded by the slots of the DC.
+pub(super) type Key = (Endpoint, u16);
+
+/// What was passed on to us.
+#[derive(Default)]
+pub(super) struct Relays {
+    held: BTreeMap<Key, Passed>,
+    /// Of these, what its client has confirmed: to be handed out, first in, first out.
+    ready: VecDeque<Key>,
+}
+
+struct Passed {
+    client: Endpoint,
+    call: u64,
+    slot: SlotCopy,
+    view: Option<View>,
+}
+
+/// Two words: an endpoint, and the number of a call.
+const NAMED_BYTES: u16 = 16;
+
+fn named(slot: &SlotCopy, dc: abi::DcId) -> Result<(Endpoint, u64), Corrupt> {
+    let endpoint = Endpoint::from_word(slot.body[0]).filter(|endpoint| endpoint.dc == dc);
+    match endpoint {
+        Some(endpoint) if slot.head.len == NAMED_BYTES => Ok((endpoint, slot.body[1])),
+        _ => Err(Corrupt::new("a request passed on for nobody", slot.body[0])),
+    }
+}
+
+impl Relays {
+    #[inline]
+    pub(super) fn is_quiet(&self) -> bool {
+        self.ready.is_empty()
+    }
+
+    pub(super) fn due(&self) -> Option<Due> {
+        self.ready.front().map(|&(via, slot)| Due::Relayed { via, slot })
+    }
+
+    /// What is due and from this client.
+    pub(super) fn due_from(&self, client: Endpoint) -> Option<Due> {
+        let is_its = |key: &&Key| self.held.get(*key).is_some_and(|passed| passed.client == client);
+        self.ready.iter().find(is_its).map(|&(via, slot)| Due::Relayed { via, slot })
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Passed> {
+        self.ready.retain(|&ready| ready != key);
+        self.held.remove(&key)
+    }
+}
+
+impl Core {
+    /// Passes a request that we owe an answer to on to another server, as the message that its client sent. Never waits.
+    ///
+    /// On an error the request is still ours to answer.
+    pub fn relay(
+        &mut self,
+        request: &Delivery,
+        to: PeerIndex,
+        mut message: Message,
+    ) -> Result<(), RelayError> {
+        let Some(owed) = request.owed() else { return Err(RelayError::NotARequest) };
+        if owed.is_answered() {
+            return Err(RelayError::Answered);
+        }
+        let (client, call) = (request.source(), owed.call());
+        let Some(index) = self.find(client) else { return Err(RelayError::NotWaiting) };
+        match self.peer(index) {
+            Some(peer) if peer.end.is_none() && peer.side.gave_up() < call => {}
+            _ => return Err(RelayError::NotWaiting),
+        }
+        let Some(server) = self.peer(to).map(|peer| peer.endpoint) else {
+            return Err(RelayError::DeadDestination);
+        };
+        if server == client {
+            return Err(RelayError::ToItsClient);
+        }
+        self.has_room_to_relay(to)?;
+        let mut whose = Message::new(0).inline(&named_bytes(client, call));
+        self.publish(to, &mut whose, Kind::Via, 0, 0)?;
+        self.publish(to, &mut message, Kind::Relayed, 0, slot::call_low(call))?;
+        self.retire_reply(index, call);
+        let Some(peer) = self.peer(index) else { return Err(RelayError::NotWaiting) };
+        let heading = Message::new(0).heading(Kind::Reply, slot::REDIRECT, self.me, 0);
+        let word = |at| if at == 0 { server.to_word() } else { 0 };
+        reply::publish_body(&peer.path.own, call, heading, peer.proxied, word);
+        peer.path.knock();
+        owed.settle();
+        Ok(())
+    }
+
+    /// Both slots, or neither: what is told of a request and the request itself.
+    fn has_room_to_relay(&mut self, to: PeerIndex) -> Result<(), RelayError> {
+        let Some(peer) = self.peer_mut(to) else { return Err(RelayError::DeadDestination) };
+        match peer.writer.has_room_for(&peer.side, 2) {
+            Ok(true) => {}
+            Ok(false) => return Err(RelayError::Full),
+            Err(corrupt) => return Err(RelayError::Corrupt(self.condemn(to, corrupt))),
+        }
+        match self.has_room(to) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(RelayError::Full),
+            Err(corrupt) => Err(RelayError::Corrupt(corrupt)),
+        }
+    }
+
+    /// Whom our call was passed on to, if it was: [`Core::follow`] is what comes next.
+    pub fn redirected(&self, call: Call) -> Option<Result<Endpoint, SendrecError>> {
+        let peer = self.peer(call.sent.peer)?;
+        let slot = match reply::read(&peer.side, call.call, peer.endpoint) {
+            Ok(slot) => slot.filter(|slot| slot.head.has(slot::REDIRECT))?,
+            // Whoever takes the answer condemns.
+            Err(_) => return None,
+        };
+        let to = Endpoint::from_word(slot.body[0]).filter(|to| to.dc == self.me.dc && *to != self.me);
+        Some(to.ok_or(SendrecError::Corrupt(Corrupt::new("a call passed on to nobody", slot.body[0]))))
+    }
+
+    /// Our call was passed on: confirms it to the new server, which we wait for from now on.
+    ///
+    /// Errors: `Full` leaves the call as it was; any other has ended it.
+    pub fn follow(&mut self, call: Call, to: PeerIndex, withdrawable: bool) -> Result<Call, SendrecError> {
+        let from = call.sent.peer;
+        let Some(via) = self.peer(from).map(|peer| peer.endpoint) else {
+            return Err(SendrecError::DeadSource);
+        };
+        let mut confirm = Message::new(0).inline(&named_bytes(via, call.call));
+        let flags = if withdrawable { slot::WITHDRAWABLE } else { 0 };
+        if let Some(peer) = self.peer(to) {
+            peer.path.own.set_calling(call.call);
+        }
+        match self.publish(to, &mut confirm, Kind::Confirm, flags, slot::call_low(call.call)) {
+            Ok(sent) => {
+                self.end_call(from);
+                Ok(Call { sent, passed_on: true, ..call })
+            }
+            Err(NotPublished::Full) => {
+                self.end_call(to);
+                Err(SendrecError::Full)
+            }
+            // The first server had taken it.
+            Err(NotPublished::Dead) => {
+                self.end_call(from);
+                self.end_call(to);
+                Err(SendrecError::DeadSource)
+            }
+            Err(NotPublished::Corrupt(corrupt)) => {
+                self.end_call(from);
+                self.end_call(to);
+                Err(SendrecError::Corrupt(corrupt))
+            }
+        }
+    }
+
+    /// A slot that is about requests passed on was taken from a lane. Returns whether it was one.
+    pub(super) fn take_in(&mut self, index: PeerIndex, slot: &SlotCopy) -> Result<bool, Corrupt> {
+        let me = self.me;
+        let Some(peer) = self.peer_mut(index) else { return Ok(false) };
+        let from = peer.endpoint;
+        let passing = peer.passing.take();
+        match slot.head.kind {
+            Kind::Via => {
+                let (client, call) = named(slot, me.dc)?;
+                if client == me || client == from {
+                    return Err(Corrupt::new("a request passed on to its client", client.to_word()));
+                }
+                peer.passing = Some((client, call));
+            }
+            Kind::Relayed => {
+                let Some((client, call)) = passing.filter(|(_, call)| slot::call_low(*call) == slot.call)
+                else {
+                    return Err(Corrupt::new("a request passed on without its client", slot.call as u64));
+                };
+                let view = self.view_of(index, slot)?;
+                let key = (from, client.slot.0);
+                self.relays.remove(key);
+                self.relays.held.insert(key, Passed { client, call, slot: *slot, view });
+                self.match_up(client);
+            }
+            Kind::Confirm => {
+                let (via, call) = named(slot, me.dc)?;
+                peer.confirmed = Some((via, call));
+                self.match_up(from);
+            }
+            Kind::Post | Kind::Send | Kind::Request | Kind::Reply => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// If what a client has confirmed is here, it is due.
+    fn match_up(&mut self, client: Endpoint) {
+        let Some(index) = self.find(client) else { return };
+        let Some(peer) = self.peers[index.0 as usize].as_mut() else { return };
+        let Some((via, call)) = peer.confirmed else { return };
+        let key = (via, client.slot.0);
+        let is_it = |passed: &Passed| passed.client == client && passed.call == call;
+        if self.relays.held.get(&key).is_some_and(is_it) {
+            peer.confirmed = None;
+            self.relays.ready.push_back(key);
+        }
+    }
+
+    /// Hands out a request that was passed on and confirmed; `None` if its client gave it up meanwhile.
+    pub(super) fn take_relayed(&mut self, key: Key) -> Option<Delivery> {
+        let Passed { client, call, slot, view } = self.relays.remove(key)?;
+        let index = self.find(client)?;
+        let peer = self.peer(index).filter(|peer| peer.end.is_none() && peer.side.gave_up() < call)?;
+        let owed = Owed::new(peer.path.clone(), call);
+        self.counters.received += 1;
+        let what = What::Request { call };
+        Some(Delivery::of_slot(client, what, &slot, view, Some(owed)).passed_on_by(key.0))
+    }
+
+    /// A server has ended: what it said it passes on, and has not, never comes. Its clients hear so.
+    pub(super) fn abandon_calls_via(&mut self, via: Endpoint) {
+        for peer in self.peers.iter_mut().flatten() {
+            if let Some((_, call)) = peer.confirmed.take_if(|(by, _)| *by == via) {
+                // Dropped unanswered, which tells the client.
+                drop(Owed::new(peer.path.clone(), call));
+            }
+        }
+    }
+
+    /// Drops what nobody waits for any more, and ends calls whose request never comes. Asked now and then.
+    pub(super) fn tidy_relays(&mut self) {
+        let gone: Vec<Key> = self
+            .relays
+            .held
+            .iter()
+            .filter_map(|(key, passed)| {
+                let waits = self.known(passed.client) == Known::Alive
+                    && self.by_slot.get(&key.1).into_iter().flatten().all(|&index| {
+                        self.peer(index).is_none_or(|peer| {
+                            peer.endpoint != passed.client || peer.side.gave_up() < passed.call
+                        })
+                    });
+                (!waits).then_some(*key)
+            })
+            .collect();
+        for key in gone {
+            self.relays.remove(key);
+        }
+        let of_the_dead: Vec<Endpoint> = self
+            .peers
+            .iter()
+            .flatten()
+            .filter_map(|peer| peer.confirmed.map(|(via, _)| via))
+            .filter(|via| self.known(*via) != Known::Alive && !self.by_slot_has(*via))
+            .collect();
+        for via in of_the_dead {
+            self.abandon_calls_via(via);
+        }
+    }
+
+    fn by_slot_has(&self, endpoint: Endpoint) -> bool {
+        let of_slot = self.by_slot.get(&endpoint.slot.0).into_iter().flatten();
+        of_slot.into_iter().any(|&index| self.peer(index).is_some_and(|peer| peer.endpoint == endpoint))
+    }
+}
+
+fn named_bytes(endpoint: Endpoint, call: u64) -> [u8; NAMED_BYTES as usize] {
+    let mut bytes = [0; NAMED_BYTES as usize];
+    bytes[..8].copy_from_slice(&endpoint.to_word().to_le_bytes());
+    bytes[8..].copy_from_slice(&call.to_le_bytes());
+    bytes
+}
