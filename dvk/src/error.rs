@@ -41,6 +41,8 @@ pub enum BindError {
 pub enum SendError {
     /// Withdrawn in time: will never be delivered. Send again, or give up.
     TimedOut,
+    /// A signal came: withdrawn, will never be delivered. See `BindOptions::interruptible`.
+    Interrupted,
     /// It had been taken when the time was over.
     TimedOutTaken,
     /// The withdrawal could not be confirmed: may be delivered, at most once, in order.
@@ -76,6 +78,8 @@ pub enum PostError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReceiveError {
     TimedOut,
+    /// A signal came. See `BindOptions::interruptible`.
+    Interrupted,
     /// Timeout zero, and nothing was there.
     WouldBlock,
     /// The endpoint that was waited for unbound or died; all it had published has been received.
@@ -90,6 +94,8 @@ pub enum ReceiveError {
 pub enum SendrecError {
     /// The request was withdrawn in time: never delivered.
     TimedOut,
+    /// A signal came: withdrawn, never delivered. See `BindOptions::interruptible`.
+    Interrupted,
     /// The server had taken the request; its late reply will be dropped.
     TimedOutTaken,
     /// The withdrawal could not be confirmed: may be delivered, at most once, in order.
@@ -161,6 +167,8 @@ pub enum NotifyError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WaitError {
     TimedOut,
+    /// A signal came. See `BindOptions::interruptible`.
+    Interrupted,
     /// The endpoint unbound or died.
     DeadDestination,
     /// The peer broke the protocol; the pair is closed.
@@ -202,6 +210,7 @@ impl fmt::Display for Unavailable {
 }
 
 const TIMED_OUT: &str = "timed out: withdrawn, will never be delivered";
+const INTERRUPTED: &str = "a signal came: withdrawn, will never be delivered";
 const TIMED_OUT_TAKEN: &str = "timed out: the receiver had taken it";
 const TIMED_OUT_UNKNOWN: &str = "timed out: whether it will be delivered is unknown; at most once, in order";
 const DEAD_DESTINATION: &str = "the destination ended: not delivered; look it up again";
@@ -223,6 +232,7 @@ impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SendError::TimedOut => f.write_str(TIMED_OUT),
+            SendError::Interrupted => f.write_str(INTERRUPTED),
             SendError::TimedOutTaken => f.write_str(TIMED_OUT_TAKEN),
             SendError::TimedOutUnknown => f.write_str(TIMED_OUT_UNKNOWN),
             SendError::WouldBlock => f.write_str("the receiver did not take it at once: withdrawn"),
@@ -250,6 +260,7 @@ impl fmt::Display for ReceiveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ReceiveError::TimedOut => f.write_str("timed out: nothing came"),
+            ReceiveError::Interrupted => f.write_str("a signal came, and nothing else"),
             ReceiveError::WouldBlock => f.write_str("nothing is here"),
             ReceiveError::DeadSource => f.write_str("the source ended, and all it had published is received"),
             ReceiveError::Corrupt(why) => why.fmt(f),
@@ -262,6 +273,7 @@ impl fmt::Display for SendrecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SendrecError::TimedOut => f.write_str(TIMED_OUT),
+            SendrecError::Interrupted => f.write_str(INTERRUPTED),
             SendrecError::TimedOutTaken => f.write_str(TIMED_OUT_TAKEN),
             SendrecError::TimedOutUnknown => f.write_str(TIMED_OUT_UNKNOWN),
             SendrecError::WouldBlock => f.write_str("the server did not answer at once: withdrawn"),
@@ -327,6 +339,7 @@ impl fmt::Display for WaitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             WaitError::TimedOut => f.write_str("timed out"),
+            WaitError::Interrupted => f.write_str("a signal came"),
             WaitError::DeadDestination => f.write_str("the endpoint ended: look it up again"),
             WaitError::Corrupt(why) => why.fmt(f),
             WaitError::Unavailable(why) => why.fmt(f),

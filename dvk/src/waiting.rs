@@ -29,13 +29,14 @@ pub(crate) enum Look {
 const LOOKS_PER_GLANCE: u32 = 256;
 
 impl Binding {
-    /// Waits until `look` finds something; `None` when the deadline has passed.
+    /// Waits until `look` finds something; `None` when the deadline has passed, or a signal has come (`interrupted`).
     pub(crate) fn wait_on<T>(
         &mut self,
         peer: Option<PeerIndex>,
         deadline: Option<Instant>,
         mut look: impl FnMut(&mut Core, &mut Daemon, Look) -> Option<T>,
     ) -> Option<T> {
+        self.interrupted = false;
         let budget = self.wait.budget();
         if let (Some(index), false) = (peer, budget.is_zero()) {
             self.core.attend_to(index);
@@ -55,18 +56,22 @@ impl Binding {
             let left = left_until(deadline);
             if let (None, Some(left)) = (&found, left) {
                 let word = doorbells.sleep_word(self.doorbell);
-                if futex::wait(word, doorbell::ON_FUTEX as u32, Some(left.min(rescan))) == WaitEnd::TimedOut {
-                    self.core.suspect_all();
-                    // Nobody may have rung because the page is spoilt: the daemon is asked without being told to.
-                    let _ = self.core.pull_now(&mut self.daemon);
-                    rescan = (rescan * 2).min(Duration::from_millis(RESCAN_MAX_MS));
+                match futex::wait(word, doorbell::ON_FUTEX as u32, Some(left.min(rescan))) {
+                    WaitEnd::TimedOut => {
+                        self.core.suspect_all();
+                        // Nobody may have rung because the page is spoilt: the daemon is asked without being told to.
+                        let _ = self.core.pull_now(&mut self.daemon);
+                        rescan = (rescan * 2).min(Duration::from_millis(RESCAN_MAX_MS));
+                    }
+                    WaitEnd::Interrupted => self.interrupted = self.interruptible,
+                    WaitEnd::Woken | WaitEnd::Changed => {}
                 }
             }
             doorbells.awake(self.doorbell);
             if found.is_some() {
                 return found;
             }
-            if left.is_none() {
+            if left.is_none() || self.interrupted {
                 return look(&mut self.core, &mut self.daemon, Look::Thorough);
             }
         }

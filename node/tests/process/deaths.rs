@@ -1,6 +1,6 @@
 //! A server that is killed: what its clients and waiters hear, on its own node and on another.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -62,6 +62,41 @@ fn the_death_of_a_killed_server_is_told_to_every_client_and_waiter() {
         client.hears("calls", LONG);
         client.hears("Reply call", LONG);
     }
+}
+
+#[test]
+fn a_signal_ends_a_sleep_that_may_be_interrupted_and_withdraws_what_was_sent() {
+    let Some(cluster) = Cluster::up(Plan::nodes(1)) else { return };
+    let server = cluster.start(1, 0, "mute 1");
+    let mut taker = cluster.start(1, 1, "take-ordered");
+    server.endpoint();
+    taker.endpoint();
+    let [mute, idle] = [0, 1].map(|number| cluster.slot(1, number).0);
+    let mut program = cluster.start(1, 2, &format!("interrupted {mute} {idle}"));
+    program.endpoint();
+    let thread = program.says("thread", LONG).parse().expect("a number");
+    let mut interrupt = |word: &str, expected: &str| {
+        program.hears(word, LONG);
+        // Until it sleeps: a signal before that interrupts nothing. One more does no harm.
+        let end = Instant::now() + LONG;
+        loop {
+            std::thread::sleep(Duration::from_millis(100));
+            program.signal(thread, Signal::USR1);
+            if let Some(said) = program.report_within(Duration::from_millis(100)) {
+                assert_eq!(said, expected, "{word}");
+                return;
+            }
+            assert!(Instant::now() < end, "{word}: not interrupted");
+        }
+    };
+    interrupt("sleeps on", "Err(TimedOut)");
+    interrupt("receives", "Err(Interrupted)");
+    interrupt("calls", "Err(TimedOutTaken)");
+    interrupt("sends", "Err(Interrupted)");
+    interrupt("waits", "Err(Interrupted)");
+    program.ends_well();
+    taker.order("take");
+    taker.hears("took 2", LONG);
 }
 
 #[test]

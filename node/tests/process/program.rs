@@ -98,6 +98,11 @@ impl Program {
         }
     }
 
+    /// Its next report, if it comes in time.
+    pub fn report_within(&self, within: Duration) -> Option<String> {
+        self.reports.recv_timeout(within).ok()
+    }
+
     /// Its next report, which must be this.
     #[track_caller]
     pub fn hears(&mut self, expected: &str, within: Duration) {
@@ -113,6 +118,12 @@ impl Program {
             Some(rest) => rest.trim().to_owned(),
             None => panic!("{} reports {report:?} instead of {word:?}{}", self.role, self.last_words()),
         }
+    }
+
+    /// Sends a signal to one of its threads: the kernel hands a process's signal to the thread that was named, if it can.
+    pub fn signal(&self, thread: i32, what: rustix::process::Signal) {
+        let thread = rustix::process::Pid::from_raw(thread).expect("the number of a thread");
+        rustix::process::kill_process(thread, what).expect("it has not ended");
     }
 
     /// Waits until it is bound.

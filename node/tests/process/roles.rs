@@ -81,10 +81,12 @@ pub fn play() {
         "ask-some" => ask(life, slot(1), Some(number(2))),
         "mute" => mute(life, number(1)),
         "idle" => idle(&life),
+        "take-ordered" => take_ordered(life),
         "call" => call(life, slot(1)),
         "post-some" => post_some(life, slot(1), number(2)),
         "take-some" => take_some(life, number(1)),
         "wait-for" => wait_for(life, slot(1)),
+        "interrupted" => interrupted(life, slot(1), slot(2)),
         "stream-out" => stream::send(life, slot(1), number(2), number(3)),
         "stream-in" => stream::receive(life, number(1), number(2)),
         "press" => crowd::press(life, slot(1), Duration::from_millis(number(2)), number(3) as usize),
@@ -185,6 +187,14 @@ fn idle(life: &Life) {
     life.orders.next();
 }
 
+/// Takes one message when it is told to, and reports its kind.
+fn take_ordered(life: Life) {
+    let Life { mut me, orders } = life;
+    orders.next();
+    let message = me.receive(From::Any, AFTER).expect("a message");
+    report(format_args!("took {}", message.kind()));
+}
+
 /// Calls, and reports what becomes of it.
 fn call(life: Life, slot: Slot) {
     let Life { mut me, .. } = life;
@@ -208,6 +218,30 @@ fn wait_for(life: Life, slot: Slot) {
         Ok(delivery) => report(format_args!("{:?}", delivery.what())),
         Err(why) => report(format_args!("{why:?}")),
     }
+}
+
+/// Waits in each way, and reports how a signal ends it: for anything, for an answer of `mute`, for `idle` to take something.
+fn interrupted(life: Life, mute: Slot, idle: Slot) {
+    let Life { mut me, .. } = life;
+    let seen = std::sync::Arc::default();
+    signal_hook::flag::register(signal_hook::consts::SIGUSR1, seen).expect("a handler");
+    let (mute, idle) = (find(&mut me, mute), find(&mut me, idle));
+    report(format_args!("thread {}", rustix::thread::gettid().as_raw_pid()));
+    report("sleeps on");
+    let short = Timeout::After(Duration::from_secs(1));
+    report(format_args!("{:?}", me.receive(From::Any, short).map(|_| ())));
+    me.set_interruptible(true);
+    report("receives");
+    report(format_args!("{:?}", me.receive(From::Any, Timeout::Forever).map(|_| ())));
+    report("calls");
+    report(format_args!("{:?}", me.sendrec(mute, Message::new(1), Timeout::Forever).map(|_| ())));
+    report("sends");
+    report(format_args!("{:?}", me.send(idle, Message::new(1), Timeout::Forever)));
+    report("waits");
+    report(format_args!("{:?}", me.wait_unbind(idle, Timeout::Forever)));
+    me.set_interruptible(false);
+    // What was withdrawn is not there.
+    me.post(idle, Message::new(2)).expect("room");
 }
 
 /// Posts so many and ends.
