@@ -8,6 +8,7 @@ mod conformance {
     mod deaths;
     mod payload;
     mod relay;
+    mod service;
     mod timeouts;
 
     /// Makes each row a test in each world.

@@ -16,6 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("dpdk-sys", &[]),
     ("proxy-dpdk", &["fabric", "shm", "abi", "dpdk-sys"]),
     ("dvk", &["fabric", "shm", "abi"]),
+    ("rpc", &["dvk", "abi"]),
     ("libdvk", &["dvk", "abi"]),
     ("services", &["abi"]),
     ("node", &["fabric", "dvk", "services", "shm", "abi", "proxy-tcp"]),
