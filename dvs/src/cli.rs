@@ -64,6 +64,12 @@ pub enum Command {
     /// Write a cluster file to begin with: three nodes on this machine
     #[command(after_help = examples(&["dvs init", "dvs init two.toml --nodes 2"], ""))]
     Init(InitArgs),
+    /// Look for mistakes in a cluster file; nothing is started
+    #[command(after_help = examples(
+        &["dvs check cluster.toml", "dvs check cluster.toml --json"],
+        "The first mistake is named with its line and column; --json gives `file`, `line` and `column`.",
+    ))]
+    Check(CheckArgs),
     /// Start the nodes of a cluster file that live on this machine
     #[command(after_help = examples(
         &[
@@ -139,6 +145,13 @@ pub struct InitArgs {
     /// How many nodes
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=16))]
     pub nodes: u16,
+}
+
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The cluster file
+    #[arg(value_name = "CLUSTER.toml")]
+    pub cluster: PathBuf,
 }
 
 #[derive(Args, Debug)]

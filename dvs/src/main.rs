@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod check;
 mod cli;
 mod cluster;
 mod daemon;
@@ -52,6 +53,7 @@ fn act(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Demo(args) => return demo::run(&args, &output),
         Command::Init(args) => order::init(&args, &output)?,
+        Command::Check(args) => check::check(&args, &output)?,
         Command::Up(args) => order::up(&args, dir, &output)?,
         Command::Down(args) => order::down(&args, dir, &output)?,
         Command::Node(NodeCommand::Start(args)) => {
@@ -91,7 +93,13 @@ fn complain(error: &anyhow::Error, json: bool) -> ExitCode {
         .map_or_else(|| format!("{error:#}"), |f| f.what.clone());
     let next = known.map_or("", |f| f.next.as_str());
     if json {
-        print(&json!({ "ok": false, "error": what, "next": next, "exit": exit as u8 }).to_string());
+        let mut object = json!({ "ok": false, "error": what, "next": next, "exit": exit as u8 });
+        if let Some(spot) = known.and_then(|f| f.spot.as_ref()) {
+            object["file"] = json!(spot.file.display().to_string());
+            object["line"] = json!(spot.at.map(|(line, _)| line));
+            object["column"] = json!(spot.at.map(|(_, column)| column));
+        }
+        print(&object.to_string());
     } else if next.is_empty() {
         eprintln!("dvs: {what}");
     } else {
