@@ -70,6 +70,12 @@ pub enum Command {
         "The first mistake is named with its line and column; --json gives `file`, `line` and `column`.",
     ))]
     Check(CheckArgs),
+    /// What this machine can do, what it costs where it cannot, and what to do about it
+    #[command(after_help = examples(
+        &["dvs doctor", "dvs doctor --json", "dvs doctor --runtime-dir /run/user/1000/mine"],
+        "All is tried, nothing is left behind. It returns 5 if nothing can run here; what is only slower is no error.",
+    ))]
+    Doctor,
     /// Start the nodes of a cluster file that live on this machine
     #[command(after_help = examples(
         &[

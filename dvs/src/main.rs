@@ -11,6 +11,7 @@ mod cli;
 mod cluster;
 mod daemon;
 mod demo;
+mod doctor;
 mod down;
 mod failure;
 mod init;
@@ -54,6 +55,7 @@ fn act(cli: Cli) -> Result<ExitCode> {
         Command::Demo(args) => return demo::run(&args, &output),
         Command::Init(args) => order::init(&args, &output)?,
         Command::Check(args) => check::check(&args, &output)?,
+        Command::Doctor => return doctor::doctor(dir, &output),
         Command::Up(args) => order::up(&args, dir, &output)?,
         Command::Down(args) => order::down(&args, dir, &output)?,
         Command::Node(NodeCommand::Start(args)) => {

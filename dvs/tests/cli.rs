@@ -97,10 +97,11 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 #[test]
 fn every_command_explains_itself_with_examples_and_exit_codes() {
-    let commands: [&[&str]; 12] = [
+    let commands: [&[&str]; 13] = [
         &["demo"],
         &["init"],
         &["check"],
+        &["doctor"],
         &["up"],
         &["down"],
         &["node", "start"],
