@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::failure::EXIT_CODES;
 
@@ -115,6 +115,22 @@ pub enum Command {
         "The program takes its binding over with `Binding::from_env()`.",
     ))]
     Run(RunArgs),
+    /// Print what a shell needs to complete `dvs` commands
+    #[command(after_help = examples(
+        &[
+            "dvs completions bash > ~/.local/share/bash-completion/completions/dvs",
+            "dvs completions fish > ~/.config/fish/completions/dvs.fish",
+            "dvs completions zsh > ~/.zfunc/_dvs",
+        ],
+        "For zsh the folder must be in `fpath` before `compinit` is called.",
+    ))]
+    Completions(CompletionsArgs),
+    /// Print the manual page of `dvs`, or write those of all commands
+    #[command(after_help = examples(
+        &["dvs man | man -l -", "dvs man ~/.local/share/man/man1", "man dvs-up"],
+        "",
+    ))]
+    Man(ManArgs),
     /// A node's daemon, as `dvs up` starts it
     #[command(hide = true)]
     NodeDaemon(NodeDaemonArgs),
@@ -268,7 +284,37 @@ pub struct RunArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// Which shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Args, Debug)]
+pub struct ManArgs {
+    /// The folder to write a page for each command into; it is made, and pages that are there are replaced
+    #[arg(value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
 pub struct RawArgs {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub args: Vec<OsString>,
+}
+
+/// The definition for completions and manual pages. What makes them does not leave out all that is hidden, so it is
+/// made anew without that.
+pub fn shown() -> clap::Command {
+    let all = Cli::command();
+    let mut shown = clap::Command::new("dvs").version(env!("CARGO_PKG_VERSION")).subcommand_required(true);
+    shown = shown.args(all.get_arguments().cloned());
+    shown = shown.subcommands(all.get_subcommands().filter(|c| !c.is_hide_set()).cloned());
+    if let Some(about) = all.get_about() {
+        shown = shown.about(about.clone());
+    }
+    if let Some(end) = all.get_after_long_help() {
+        shown = shown.after_long_help(end.clone());
+    }
+    shown
 }

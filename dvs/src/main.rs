@@ -9,6 +9,7 @@ mod admin;
 mod check;
 mod cli;
 mod cluster;
+mod completions;
 mod daemon;
 mod demo;
 mod doctor;
@@ -17,6 +18,7 @@ mod failure;
 mod init;
 mod interrupt;
 mod log_tail;
+mod man;
 mod order;
 mod output;
 mod run;
@@ -71,6 +73,8 @@ fn act(cli: Cli) -> Result<ExitCode> {
         }
         Command::Proxy(ProxyCommand::Stop(args)) => order::proxy(&args, order::Proxy::Stop, dir, &output)?,
         Command::Run(args) => run::run(&Place::find(&args.place, dir)?, &args)?,
+        Command::Completions(args) => completions::completions(args.shell, &output)?,
+        Command::Man(args) => man::man(args.folder.as_deref(), &output)?,
         Command::NodeDaemon(args) => daemon::run(&args, dir)?,
         Command::ProxyTcp(args) => daemon::carry(args)?,
         Command::DemoWorker(args) => demo::work(args)?,

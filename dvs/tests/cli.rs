@@ -97,11 +97,13 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 #[test]
 fn every_command_explains_itself_with_examples_and_exit_codes() {
-    let commands: [&[&str]; 13] = [
+    let commands: [&[&str]; 15] = [
         &["demo"],
         &["init"],
         &["check"],
         &["doctor"],
+        &["completions"],
+        &["man"],
         &["up"],
         &["down"],
         &["node", "start"],

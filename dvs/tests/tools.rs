@@ -1,11 +1,13 @@
-//! `dvs doctor` from outside.
+//! `dvs doctor`, `dvs completions` and `dvs man` from outside.
 
 mod support;
 
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use support::{dvs, finish};
+use support::{Ran, command, dvs, finish};
+
+const HIDDEN: [&str; 3] = ["node-daemon", "demo-worker", "proxy-tcp"];
 
 fn check(told: &Value, name: &str) -> Value {
     let checks = told["checks"].as_array().unwrap();
@@ -124,4 +126,101 @@ fn a_machine_on_which_nothing_can_run_is_refused_with_the_reason() {
     let ran = dvs(&["doctor", "--json", "--runtime-dir", "/etc/passwd"]);
     assert_eq!((ran.code(), &ran.json()["ok"], ran.err.as_str()), (5, &json!(false), ""), "{}", ran.out);
     assert_eq!(check(&ran.json(), "runtime directory")["state"], "no");
+}
+
+#[test]
+fn every_shell_gets_all_commands_but_the_hidden_ones() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = dvs(&["completions", shell]).fine().out;
+        for word in ["doctor", "restart", "runtime-dir"] {
+            assert!(script.contains(word), "{shell}: no {word}");
+        }
+        for word in HIDDEN {
+            assert!(!script.contains(word), "{shell}: {word}");
+        }
+        let told = dvs(&["--json", "completions", shell]).fine().json();
+        assert_eq!((&told["shell"], text(&told["script"]).trim_end()), (&json!(shell), script.trim_end()));
+    }
+    let unknown = dvs(&["completions", "tcsh"]);
+    assert_eq!(unknown.code(), 2);
+    assert!(unknown.err.contains("bash, elvish, fish, powershell, zsh"), "{}", unknown.err);
+}
+
+#[test]
+fn bash_completes_commands_with_the_script() {
+    if Command::new("bash").arg("--version").output().is_err() {
+        println!("not run: bash_completes_commands_with_the_script: there is no bash");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("dvs.bash");
+    std::fs::write(&script, dvs(&["completions", "bash"]).fine().out).unwrap();
+    let completed = |words: &str, last: &str, before: &str| {
+        let count = words.split(' ').count() - 1;
+        let line = format!(
+            "source {}; COMP_WORDS=({words}); COMP_CWORD={count}; _dvs dvs {last} {before}; echo ${{COMPREPLY[@]}}",
+            script.display()
+        );
+        let ran = Command::new("bash").args(["--norc", "-c", &line]).output().unwrap();
+        String::from_utf8(ran.stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!(completed("dvs d", "d", "dvs"), "demo doctor down");
+    assert_eq!(completed("dvs proxy r", "r", "proxy"), "restart");
+}
+
+#[test]
+fn the_manual_says_what_the_help_says() {
+    let page = dvs(&["man"]).fine().out;
+    let heads: Vec<&str> = page.lines().filter_map(|l| l.strip_prefix(".SH ")).collect();
+    let wanted = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "SUBCOMMANDS", "EXAMPLES", "\"EXIT CODES\""];
+    assert_eq!(heads, wanted, "{page}");
+    assert!(page.contains("\n.nf\n  dvs demo "), "{page}");
+    assert!(HIDDEN.iter().all(|word| !page.replace('\\', "").contains(word)), "{page}");
+    let told = dvs(&["man", "--json"]).fine().json();
+    assert_eq!(text(&told["page"]).trim_end(), page.trim_end());
+}
+
+#[test]
+fn a_folder_gets_a_manual_page_for_each_command_and_none_for_the_hidden_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let into = folder.path().join("share/man1");
+    let told = dvs(&["man", "--json", into.to_str().unwrap()]).fine().json();
+    let mut names: Vec<String> =
+        std::fs::read_dir(&into).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(told["files"].as_array().unwrap().len(), names.len(), "{told}");
+    let commands = [
+        "-check",
+        "-completions",
+        "-demo",
+        "-doctor",
+        "-down",
+        "-init",
+        "-man",
+        "-node-start",
+        "-node",
+        "-proxy-ls",
+        "-proxy-restart",
+        "-proxy-stop",
+        "-proxy",
+        "-ps",
+        "-run",
+        "-status",
+        "-up",
+        "",
+    ];
+    assert_eq!(names, commands.map(|c| format!("dvs{c}.1")));
+    for name in &names {
+        let page = std::fs::read_to_string(into.join(name)).unwrap();
+        let title = name.trim_end_matches(".1");
+        assert!(page.contains(&format!("\n.TH {title} 1 \"\" \"dvs ")), "{name}: {page}");
+    }
+    let up = std::fs::read_to_string(into.join("dvs-up.1")).unwrap().replace('\\', "");
+    assert!(up.contains("--timeout") && up.contains("\n  dvs up cluster.toml --node 1 --node 2\n"), "{up}");
+}
+
+#[test]
+fn manual_pages_that_cannot_be_written_are_named() {
+    let refused: Ran = finish(command(&["man", "/etc/passwd/man1"]).spawn().unwrap());
+    refused.refused(5, &["/etc/passwd/man1 was not written", "a folder of yours"]);
 }
