@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::failure::EXIT_CODES;
 
@@ -64,6 +64,18 @@ pub enum Command {
     /// Write a cluster file to begin with: three nodes on this machine
     #[command(after_help = examples(&["dvs init", "dvs init two.toml --nodes 2"], ""))]
     Init(InitArgs),
+    /// Look for mistakes in a cluster file; nothing is started
+    #[command(after_help = examples(
+        &["dvs check cluster.toml", "dvs check cluster.toml --json"],
+        "The first mistake is named with its line and column; --json gives `file`, `line` and `column`.",
+    ))]
+    Check(CheckArgs),
+    /// What this machine can do, what it costs where it cannot, and what to do about it
+    #[command(after_help = examples(
+        &["dvs doctor", "dvs doctor --json", "dvs doctor --runtime-dir /run/user/1000/mine"],
+        "All is tried, nothing is left behind. It returns 5 if nothing can run here; what is only slower is no error.",
+    ))]
+    Doctor,
     /// Start the nodes of a cluster file that live on this machine
     #[command(after_help = examples(
         &[
@@ -103,6 +115,22 @@ pub enum Command {
         "The program takes its binding over with `Binding::from_env()`.",
     ))]
     Run(RunArgs),
+    /// Print what a shell needs to complete `dvs` commands
+    #[command(after_help = examples(
+        &[
+            "dvs completions bash > ~/.local/share/bash-completion/completions/dvs",
+            "dvs completions fish > ~/.config/fish/completions/dvs.fish",
+            "dvs completions zsh > ~/.zfunc/_dvs",
+        ],
+        "For zsh the folder must be in `fpath` before `compinit` is called.",
+    ))]
+    Completions(CompletionsArgs),
+    /// Print the manual page of `dvs`, or write those of all commands
+    #[command(after_help = examples(
+        &["dvs man | man -l -", "dvs man ~/.local/share/man/man1", "man dvs-up"],
+        "",
+    ))]
+    Man(ManArgs),
     /// A node's daemon, as `dvs up` starts it
     #[command(hide = true)]
     NodeDaemon(NodeDaemonArgs),
@@ -139,6 +167,13 @@ pub struct InitArgs {
     /// How many nodes
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=16))]
     pub nodes: u16,
+}
+
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The cluster file
+    #[arg(value_name = "CLUSTER.toml")]
+    pub cluster: PathBuf,
 }
 
 #[derive(Args, Debug)]
@@ -249,7 +284,37 @@ pub struct RunArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// Which shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Args, Debug)]
+pub struct ManArgs {
+    /// The folder to write a page for each command into; it is made, and pages that are there are replaced
+    #[arg(value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
 pub struct RawArgs {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub args: Vec<OsString>,
+}
+
+/// The definition for completions and manual pages. What makes them does not leave out all that is hidden, so it is
+/// made anew without that.
+pub fn shown() -> clap::Command {
+    let all = Cli::command();
+    let mut shown = clap::Command::new("dvs").version(env!("CARGO_PKG_VERSION")).subcommand_required(true);
+    shown = shown.args(all.get_arguments().cloned());
+    shown = shown.subcommands(all.get_subcommands().filter(|c| !c.is_hide_set()).cloned());
+    if let Some(about) = all.get_about() {
+        shown = shown.about(about.clone());
+    }
+    if let Some(end) = all.get_after_long_help() {
+        shown = shown.after_long_help(end.clone());
+    }
+    shown
 }

@@ -8,11 +8,11 @@ use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use node::config::{Cluster, ClusterDc, ClusterNode};
+use node::config::{Cluster, ClusterDc, ClusterNode, ConfigError};
 use node::place::NodePlace;
 
 use crate::cli::Where;
-use crate::failure::{Exit, did_you_mean, failure};
+use crate::failure::{Exit, Failure, Spot, did_you_mean, failure};
 
 /// Names the cluster file for every command that was not given one.
 const ENV_CLUSTER: &str = "DVS_CLUSTER";
@@ -28,13 +28,7 @@ pub struct Place {
 
 impl Place {
     pub fn load(file: &Path, runtime_dir: Option<&Path>) -> Result<Place> {
-        let cluster = Cluster::load(file).map_err(|why| {
-            let next = match why.at {
-                Some(_) => "correct that line; `dvs init example.toml` writes a file to compare with",
-                None => "give the path of a cluster file, or write one with `dvs init`",
-            };
-            failure(Exit::Config, why.to_string(), next)
-        })?;
+        let cluster = Cluster::load(file).map_err(|why| unusable(&why))?;
         Ok(Place { cluster, runtime_dir: runtime_dir.map(absolute) })
     }
 
@@ -155,6 +149,18 @@ impl Place {
         }
         options
     }
+}
+
+/// What every command says about a cluster file that cannot be used.
+pub fn unusable(why: &ConfigError) -> anyhow::Error {
+    let next = match why.at {
+        Some(_) => {
+            "correct that line, then look again with `dvs check`; `dvs init example.toml` writes a file to compare with"
+        }
+        None => "give the path of a cluster file, or write one with `dvs init`",
+    };
+    let spot = Spot { file: why.file.clone(), at: why.at };
+    Failure { spot: Some(spot), ..Failure::new(Exit::Config, why.to_string(), next) }.into()
 }
 
 /// A cluster that has a daemon of this user's on this machine.

@@ -9,7 +9,7 @@ use node::{NodeError, ProcessStarter, RunOptions};
 use proxy_tcp::ProxyOptions;
 
 use crate::cli::{NodeDaemonArgs, RawArgs};
-use crate::cluster::{DAEMON_COMMAND, Place};
+use crate::cluster::{DAEMON_COMMAND, Place, unusable};
 use crate::failure::{Exit, failure};
 
 /// `dvs node-daemon`: runs until it is told to stop. With a terminal it stays in the foreground.
@@ -55,7 +55,8 @@ pub fn start_here(place: &Place, asked: &str) -> Result<()> {
 
 fn explain(why: NodeError) -> anyhow::Error {
     let (exit, next) = match &why {
-        NodeError::Config(_) | NodeError::NoSuchNode { .. } => (Exit::Config, "correct the cluster file"),
+        NodeError::Config(why) => return unusable(why),
+        NodeError::NoSuchNode { .. } => (Exit::Config, "correct the cluster file"),
         NodeError::RunsAlready { .. } => (Exit::Refused, "`dvs status` shows how it does"),
         NodeError::File { what: "find the cluster key", .. } => (
             Exit::Config,

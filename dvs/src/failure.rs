@@ -2,6 +2,7 @@
 //! [`Failure`].
 
 use std::fmt;
+use std::path::PathBuf;
 
 /// The exit codes, as every `--help` names them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,11 +41,21 @@ pub struct Failure {
     pub exit: Exit,
     pub what: String,
     pub next: String,
+    /// Where in a file it is, for programs that want to go there.
+    pub spot: Option<Spot>,
+}
+
+/// A place in a file that a user wrote.
+#[derive(Debug)]
+pub struct Spot {
+    pub file: PathBuf,
+    /// Line and column, from 1; `None`: the file as a whole.
+    pub at: Option<(usize, usize)>,
 }
 
 impl Failure {
     pub fn new(exit: Exit, what: impl Into<String>, next: impl Into<String>) -> Failure {
-        Failure { exit, what: what.into(), next: next.into() }
+        Failure { exit, what: what.into(), next: next.into(), spot: None }
     }
 }
 

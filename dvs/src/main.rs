@@ -6,15 +6,19 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod check;
 mod cli;
 mod cluster;
+mod completions;
 mod daemon;
 mod demo;
+mod doctor;
 mod down;
 mod failure;
 mod init;
 mod interrupt;
 mod log_tail;
+mod man;
 mod order;
 mod output;
 mod run;
@@ -52,6 +56,8 @@ fn act(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Demo(args) => return demo::run(&args, &output),
         Command::Init(args) => order::init(&args, &output)?,
+        Command::Check(args) => check::check(&args, &output)?,
+        Command::Doctor => return doctor::doctor(dir, &output),
         Command::Up(args) => order::up(&args, dir, &output)?,
         Command::Down(args) => order::down(&args, dir, &output)?,
         Command::Node(NodeCommand::Start(args)) => {
@@ -67,6 +73,8 @@ fn act(cli: Cli) -> Result<ExitCode> {
         }
         Command::Proxy(ProxyCommand::Stop(args)) => order::proxy(&args, order::Proxy::Stop, dir, &output)?,
         Command::Run(args) => run::run(&Place::find(&args.place, dir)?, &args)?,
+        Command::Completions(args) => completions::completions(args.shell, &output)?,
+        Command::Man(args) => man::man(args.folder.as_deref(), &output)?,
         Command::NodeDaemon(args) => daemon::run(&args, dir)?,
         Command::ProxyTcp(args) => daemon::carry(args)?,
         Command::DemoWorker(args) => demo::work(args)?,
@@ -91,7 +99,13 @@ fn complain(error: &anyhow::Error, json: bool) -> ExitCode {
         .map_or_else(|| format!("{error:#}"), |f| f.what.clone());
     let next = known.map_or("", |f| f.next.as_str());
     if json {
-        print(&json!({ "ok": false, "error": what, "next": next, "exit": exit as u8 }).to_string());
+        let mut object = json!({ "ok": false, "error": what, "next": next, "exit": exit as u8 });
+        if let Some(spot) = known.and_then(|f| f.spot.as_ref()) {
+            object["file"] = json!(spot.file.display().to_string());
+            object["line"] = json!(spot.at.map(|(line, _)| line));
+            object["column"] = json!(spot.at.map(|(_, column)| column));
+        }
+        print(&object.to_string());
     } else if next.is_empty() {
         eprintln!("dvs: {what}");
     } else {

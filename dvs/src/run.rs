@@ -51,9 +51,10 @@ pub fn run(place: &Place, args: &RunArgs) -> Result<()> {
     Err(not_started(&command.exec(), &program.to_string_lossy()))
 }
 
-/// The first slot of a node in a DC: ranges follow one another in the order of the DC's nodes.
+/// The first slot of a node in a DC.
 fn first_slot(dc: &ClusterDc, node: &ClusterNode) -> Result<u16> {
-    let at = dc.nodes.iter().position(|id| *id == node.id).ok_or_else(|| {
+    let range = dc.ranges().find(|(id, _)| *id == node.id);
+    let (_, range) = range.ok_or_else(|| {
         let ids: Vec<String> = dc.nodes.iter().map(ToString::to_string).collect();
         let what = format!("DC {} does not span node {} ({})", dc.name, node.id, node.name);
         failure(
@@ -62,7 +63,7 @@ fn first_slot(dc: &ClusterDc, node: &ClusterNode) -> Result<u16> {
             format!("its nodes are {}: run it there, or list the node in the DC", ids.join(", ")),
         )
     })?;
-    Ok(at as u16 * dc.slots_per_node)
+    Ok(range.first.0)
 }
 
 fn refused(why: BindError, args: &RunArgs, node: &ClusterNode) -> anyhow::Error {

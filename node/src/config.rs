@@ -1,24 +1,34 @@
 //! The cluster file: one TOML for all nodes. Read, checked against the limits, and cut into what one node's core needs.
 //!
-//! Key type: [`Cluster`]. Every complaint names the file, the line and the way out. Neighbour: `core::Plan`.
+//! Key type: [`Cluster`]. Every complaint names the file, the line and the way out. Neighbours: `checks`, for what TOML
+//! alone does not refuse; `core::Plan`.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod checks;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use abi::limits::{
-    DCS_MAX, LINK_DOWN_AFTER_MS, NODE_DEAD_AFTER_MS, NODES_MAX, PROXIES_PER_NODE_MAX, SLOTS_PER_DC,
-};
 use abi::{DcId, Incarnation, Name, NodeId, Slot};
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::core::{DcPlan, GENERATIONS_AT_ONCE, Plan, ProxyPlan, Range};
 
-/// Slots of one node in a DC, unless the file says otherwise.
-const SLOTS_PER_NODE: u16 = 256;
+/// What to do about what the reader of TOML says, by a part of it. Without one of these it speaks for itself.
+const REMEDIES: &[(&str, &str)] = &[
+    ("missing field `node`", "add a [[node]] with id, name and address"),
+    ("missing field", "add it to this table"),
+    ("unknown field", "correct the word, or leave the line out"),
+    ("duplicate key", "it is there already, further up: keep one"),
+    ("map, expected a sequence", "write the heading with two brackets on each side, as in [[node]]"),
+    ("expected u16", "write a whole number up to 65535, without quotes"),
+    ("expected u32", "write a whole number, without quotes"),
+    ("expected u64", "write a whole number, without quotes"),
+    ("expected a string", "write it in quotes"),
+];
 
 /// Why a cluster file cannot be used: where, what, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,16 +133,6 @@ struct ProxyShape {
     nodes: Option<Spanned<Vec<Spanned<u16>>>>,
 }
 
-/// A complaint about a place in the text.
-struct Wrong {
-    at: Option<usize>,
-    what: String,
-}
-
-fn wrong<T>(place: &Spanned<T>, what: impl Into<String>) -> Wrong {
-    Wrong { at: Some(place.span().start), what: what.into() }
-}
-
 impl Cluster {
     pub fn load(file: &Path) -> Result<Cluster, ConfigError> {
         let unreadable = |e: std::io::Error| ConfigError {
@@ -143,7 +143,16 @@ impl Cluster {
             ),
         };
         let file = file.canonicalize().map_err(unreadable)?;
-        let text = std::fs::read_to_string(&file).map_err(unreadable)?;
+        let bytes = std::fs::read(&file).map_err(unreadable)?;
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let good = e.utf8_error().valid_up_to();
+            let before = String::from_utf8_lossy(&e.as_bytes()[..good]);
+            ConfigError {
+                file: file.clone(),
+                at: Some(line_and_column(&before, good)),
+                what: "a byte that is not UTF-8: save the file as UTF-8 text".into(),
+            }
+        })?;
         Cluster::parse(&text, &file)
     }
 
@@ -154,9 +163,9 @@ impl Cluster {
             at: at.map(|offset| line_and_column(text, offset)),
             what,
         };
-        let shape: FileShape =
-            toml::from_str(text).map_err(|e| complain(e.span().map(|s| s.start), e.message().to_owned()))?;
-        check(shape, file).map_err(|w| complain(w.at, w.what))
+        let shape: FileShape = toml::from_str(text)
+            .map_err(|e| complain(e.span().map(|s| s.start), with_remedy(e.message())))?;
+        checks::check(shape, file).map_err(|w| complain(w.at, w.what))
     }
 
     /// A node by its id or name.
@@ -207,14 +216,14 @@ impl Cluster {
 }
 
 impl ClusterDc {
-    fn plan(&self) -> DcPlan {
+    /// Which slots each of its nodes has: ranges follow one another in the order of the nodes.
+    pub fn ranges(&self) -> impl Iterator<Item = (NodeId, Range)> {
         let count = self.slots_per_node;
-        let range = |k: u16| Range { first: Slot(k * count), count };
-        DcPlan {
-            name: self.name,
-            uids: self.uids.clone(),
-            ranges: self.nodes.iter().zip(0..).map(|(node, k)| (*node, range(k))).collect(),
-        }
+        self.nodes.iter().zip(0..).map(move |(node, k)| (*node, Range { first: Slot(k * count), count }))
+    }
+
+    fn plan(&self) -> DcPlan {
+        DcPlan { name: self.name, uids: self.uids.clone(), ranges: self.ranges().collect() }
     }
 }
 
@@ -225,219 +234,9 @@ fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     (line, column)
 }
 
-fn check(shape: FileShape, file: &Path) -> Result<Cluster, Wrong> {
-    let name = checked_name(&shape.name, "cluster name")?;
-    let node_dead_after =
-        checked_ms(shape.node_dead_after_ms.as_ref(), "node_dead_after_ms", NODE_DEAD_AFTER_MS)?;
-    let link_down_after =
-        checked_ms(shape.link_down_after_ms.as_ref(), "link_down_after_ms", LINK_DOWN_AFTER_MS)?;
-    let nodes = check_nodes(&shape.node)?;
-    let ids: BTreeSet<NodeId> = nodes.iter().map(|n| n.id).collect();
-    let dcs = check_dcs(&shape.dc, &nodes)?;
-    let proxies = check_proxies(&shape.proxy, &ids)?;
-    check_routes(&shape.proxy, &dcs, &proxies)?;
-    let folder = file.parent().unwrap_or(Path::new("."));
-    Ok(Cluster {
-        file: file.to_owned(),
-        name,
-        key_file: shape.key_file.map(|key| folder.join(key)),
-        node_dead_after,
-        link_down_after,
-        nodes,
-        dcs,
-        proxies,
-    })
-}
-
-fn checked_name(name: &Spanned<String>, of: &str) -> Result<Name, Wrong> {
-    Name::new(name.get_ref()).map_err(|e| wrong(name, format!("{of} {:?} is {e}", name.get_ref())))
-}
-
-fn checked_ms(ms: Option<&Spanned<u64>>, field: &str, default: u64) -> Result<Duration, Wrong> {
-    match ms {
-        None => Ok(Duration::from_millis(default)),
-        Some(ms) if (100..=3_600_000).contains(ms.get_ref()) => Ok(Duration::from_millis(*ms.get_ref())),
-        Some(ms) => Err(wrong(ms, format!("{field} is {}: use 100 to 3600000 (an hour)", ms.get_ref()))),
+fn with_remedy(said: &str) -> String {
+    match REMEDIES.iter().find(|(part, _)| said.contains(part)) {
+        Some((_, remedy)) => format!("{said}: {remedy}"),
+        None => said.to_owned(),
     }
-}
-
-fn check_nodes(shapes: &Spanned<Vec<NodeShape>>) -> Result<Vec<ClusterNode>, Wrong> {
-    let (mut ids, mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    let mut nodes = Vec::new();
-    if shapes.get_ref().is_empty() {
-        return Err(wrong(shapes, "there is no node: add a [[node]] with id, name and address"));
-    }
-    for shape in shapes.get_ref() {
-        let id = *shape.id.get_ref();
-        if !(1..=NODES_MAX).contains(&id) {
-            return Err(wrong(&shape.id, format!("node id {id}: ids are 1 to {NODES_MAX} (NODES_MAX)")));
-        }
-        let name = checked_name(&shape.name, "node name")?;
-        if name.as_str().starts_with('.') {
-            return Err(wrong(
-                &shape.name,
-                format!("node name {name} begins with a dot: it names a directory too"),
-            ));
-        }
-        let text = shape.address.get_ref();
-        let address: SocketAddr = text.parse().map_err(|_| {
-            wrong(&shape.address, format!("address {text:?} is not IP:PORT, for example \"127.0.0.2:7701\""))
-        })?;
-        if address.port() == 0 {
-            return Err(wrong(
-                &shape.address,
-                format!("address {text:?} has no port: other nodes must know it"),
-            ));
-        }
-        if !ids.insert(id) {
-            return Err(wrong(&shape.id, format!("node id {id} is there twice: give each node its own")));
-        }
-        if !names.insert(name) {
-            return Err(wrong(
-                &shape.name,
-                format!("node name {name} is there twice: give each node its own"),
-            ));
-        }
-        if !addresses.insert(address) {
-            let what =
-                format!("address {address} is there twice: give each node an address or port of its own");
-            return Err(wrong(&shape.address, what));
-        }
-        nodes.push(ClusterNode { id: NodeId(id), name, address });
-    }
-    Ok(nodes)
-}
-
-fn check_dcs(shapes: &[DcShape], nodes: &[ClusterNode]) -> Result<Vec<ClusterDc>, Wrong> {
-    let (mut ids, mut names) = (BTreeSet::new(), BTreeSet::new());
-    let all: BTreeSet<NodeId> = nodes.iter().map(|n| n.id).collect();
-    let mut dcs = Vec::new();
-    for shape in shapes {
-        let id = *shape.id.get_ref();
-        if !(1..=DCS_MAX).contains(&id) {
-            return Err(wrong(&shape.id, format!("DC id {id}: ids are 1 to {DCS_MAX} (DCS_MAX)")));
-        }
-        let name = checked_name(&shape.name, "DC name")?;
-        if !ids.insert(id) {
-            return Err(wrong(&shape.id, format!("DC id {id} is there twice: give each DC its own")));
-        }
-        if !names.insert(name) {
-            return Err(wrong(&shape.name, format!("DC name {name} is there twice: give each DC its own")));
-        }
-        let members = match &shape.nodes {
-            Some(list) => node_list(list, &all, &format!("DC {name}"))?,
-            None => nodes.iter().map(|n| n.id).collect(),
-        };
-        let slots_per_node = check_slots(shape, members.len())?;
-        let uids = shape.uids.clone();
-        dcs.push(ClusterDc { id: DcId(id), name, nodes: members, slots_per_node, uids });
-    }
-    Ok(dcs)
-}
-
-fn check_slots(shape: &DcShape, nodes: usize) -> Result<u16, Wrong> {
-    let per_node = shape.slots_per_node.as_ref().map_or(SLOTS_PER_NODE, |s| *s.get_ref());
-    let place = |what: String| match &shape.slots_per_node {
-        Some(given) => wrong(given, what),
-        None => wrong(&shape.id, what),
-    };
-    if per_node == 0 {
-        return Err(place("slots_per_node is 0: nobody could bind".into()));
-    }
-    if nodes * usize::from(per_node) > usize::from(SLOTS_PER_DC) {
-        return Err(place(format!(
-            "{nodes} nodes with {per_node} slots each are more than the {SLOTS_PER_DC} slots of a DC (SLOTS_PER_DC): \
-             use slots_per_node = {} or less",
-            usize::from(SLOTS_PER_DC) / nodes.max(1),
-        )));
-    }
-    Ok(per_node)
-}
-
-fn node_list(
-    list: &Spanned<Vec<Spanned<u16>>>,
-    all: &BTreeSet<NodeId>,
-    of: &str,
-) -> Result<Vec<NodeId>, Wrong> {
-    let mut nodes = Vec::new();
-    if list.get_ref().is_empty() {
-        return Err(wrong(list, format!("{of} has no nodes: list the ids of some")));
-    }
-    for id in list.get_ref() {
-        let node = NodeId(*id.get_ref());
-        if !all.contains(&node) {
-            return Err(wrong(
-                id,
-                format!("{of} names node {node}, which is not in the file: add a [[node]] for it"),
-            ));
-        }
-        if nodes.contains(&node) {
-            return Err(wrong(id, format!("{of} names node {node} twice")));
-        }
-        nodes.push(node);
-    }
-    Ok(nodes)
-}
-
-fn check_proxies(shapes: &[ProxyShape], all: &BTreeSet<NodeId>) -> Result<Vec<ClusterProxy>, Wrong> {
-    if shapes.is_empty() {
-        return Ok(vec![ClusterProxy { name: "tcp".into(), kind: "tcp".into(), nodes: all.clone() }]);
-    }
-    let (mut names, mut listens) = (BTreeSet::new(), BTreeMap::new());
-    let mut proxies = Vec::new();
-    for shape in shapes {
-        if proxies.len() + 1 >= usize::from(PROXIES_PER_NODE_MAX) {
-            let what = format!("more than {} proxies (PROXIES_PER_NODE_MAX)", PROXIES_PER_NODE_MAX - 1);
-            return Err(wrong(&shape.name, what));
-        }
-        let name = checked_name(&shape.name, "proxy name")?;
-        if !names.insert(name) {
-            return Err(wrong(&shape.name, format!("proxy name {name} is there twice: give each its own")));
-        }
-        let kind = shape.kind.get_ref().as_str();
-        check_kind(kind).map_err(|what| wrong(&shape.kind, what))?;
-        let nodes: BTreeSet<NodeId> = match &shape.nodes {
-            Some(list) => node_list(list, all, &format!("proxy {name}"))?.into_iter().collect(),
-            None => all.clone(),
-        };
-        for node in &nodes {
-            if let Some(other) = listens.insert((kind.to_owned(), *node), name) {
-                let what = format!(
-                    "proxies {other} and {name} are both of kind {kind:?} and would listen at the same address on node \
-                     {node}: give them different `nodes`"
-                );
-                return Err(wrong(&shape.name, what));
-            }
-        }
-        proxies.push(ClusterProxy { name: name.as_str().to_owned(), kind: kind.to_owned(), nodes });
-    }
-    Ok(proxies)
-}
-
-fn check_kind(kind: &str) -> Result<(), String> {
-    match kind {
-        "tcp" => Ok(()),
-        "rdma" | "dpdk" => Err(format!(
-            "proxy kind {kind:?} needs the package `proxy-{kind}`, which is not part of this program: use kind = \"tcp\""
-        )),
-        _ => Err(format!("proxy kind {kind:?} is unknown: use kind = \"tcp\"")),
-    }
-}
-
-/// Every two nodes that share a DC must share a proxy.
-fn check_routes(shapes: &[ProxyShape], dcs: &[ClusterDc], proxies: &[ClusterProxy]) -> Result<(), Wrong> {
-    for dc in dcs {
-        for (k, a) in dc.nodes.iter().enumerate() {
-            for b in &dc.nodes[k + 1..] {
-                if !proxies.iter().any(|p| p.nodes.contains(a) && p.nodes.contains(b)) {
-                    let what = format!(
-                        "nodes {a} and {b} share DC {} and no proxy: list both in one proxy's `nodes`, or none",
-                        dc.name
-                    );
-                    return Err(Wrong { at: shapes.first().map(|s| s.name.span().start), what });
-                }
-            }
-        }
-    }
-    Ok(())
 }

@@ -17,6 +17,9 @@ use crate::config::{Cluster, ClusterNode};
 /// The longest path of a Unix socket.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
+/// Where a user without a runtime directory keeps one, among others' files.
+const SHARED_DIR: &str = "/tmp";
+
 /// The files of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodePlace {
@@ -165,13 +168,20 @@ impl Lock {
 fn default_dir(cluster: &Cluster) -> PathBuf {
     let mark = fnv1a(cluster.file.as_os_str().as_encoded_bytes());
     let tail = format!("{}-{mark:08x}", cluster.name);
-    match std::env::var_os("XDG_RUNTIME_DIR")
-        .map(PathBuf::from)
-        .filter(|dir| dir.is_absolute() && dir.is_dir())
-    {
+    match users_runtime_dir() {
         Some(dir) => dir.join(format!("dvs-{tail}")),
-        None => PathBuf::from(format!("/tmp/dvs-{}-{tail}", own_uid())),
+        None => Path::new(SHARED_DIR).join(format!("dvs-{}-{tail}", own_uid())),
     }
+}
+
+/// In which folder a cluster's directory is made, unless it is said.
+pub fn default_base() -> PathBuf {
+    users_runtime_dir().unwrap_or_else(|| SHARED_DIR.into())
+}
+
+fn users_runtime_dir() -> Option<PathBuf> {
+    let dir = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
+    (dir.is_absolute() && dir.is_dir()).then_some(dir)
 }
 
 /// The user this process runs as.

@@ -6,6 +6,7 @@
 pub mod events;
 pub mod fdpass;
 pub mod memfd;
+pub mod offers;
 pub mod peer;
 pub mod pieces;
 pub mod process;
