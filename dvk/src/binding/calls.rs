@@ -1,4 +1,4 @@
-//! The calls: each is started in the core, waited for, and ended, or withdrawn when its time is over.
+//! Driver: the calls. Each is started in the core, waited for, and ended, or withdrawn when its time is over.
 //!
 //! Neighbours: `waiting` (how a call waits), `core` (what it does), `binding` (the handle).
 

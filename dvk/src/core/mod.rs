@@ -2,8 +2,9 @@
 //! needs of the world it asks its [`Host`], so that a driver and the simulator run the same code.
 //!
 //! Calls are split into a start and a poll: `start_send` publishes, `poll_sent` says whether it is taken. The driver
-//! waits in between. Neighbours: `send`, `receive`, `extents` (the calls), `peer` (a pair), `shm` (the words).
+//! waits in between. Neighbours: `send`, `call`, `relay`, `receive`, `extents` (the calls), `peer` (a pair), `shm` (the words).
 
+mod call;
 mod extents;
 mod receive;
 mod relay;
@@ -30,8 +31,9 @@ use shm::words::Words;
 use crate::error::Unavailable;
 use crate::peer::{End, Far, Outstanding, Path, Peer};
 
+pub use call::Call;
 pub use receive::{Accepts, Due, NotBytes};
-pub use send::{Call, Sent};
+pub use send::Sent;
 
 /// What the core needs of the world.
 pub trait Host {

@@ -6,10 +6,11 @@
 //! endpoints' own memories, both ends say everything again, and what is already there is dropped by its sequence.
 //!
 //! Pure: told the time, given the fabric; what it wants of the daemon it puts into [`Output`]. Neighbours: `outgoing`
-//! (local to wire), `incoming` (wire to local), `bulk` (extents), `driver` (the process around it).
+//! (local to wire), `incoming` (wire to local), `links` (sessions), `bulk` (extents), `driver` (the process around it).
 
 mod bulk;
 mod incoming;
+mod links;
 mod outgoing;
 mod pair;
 #[cfg(test)]
@@ -361,29 +362,6 @@ impl Courier {
         });
     }
 
-    /// A node was declared dead: nothing of this incarnation is delivered any more, and nothing leaves for it.
-    pub fn node_dead(&mut self, node: NodeId, incarnation: Incarnation, fabric: &mut dyn Fabric) {
-        fabric.fence(node, incarnation);
-        for index in 0..self.pairs.len() as u32 {
-            let index = PairIndex(index);
-            let Some(pair) = self.pair_mut(index) else { continue };
-            if pair.node == node && !pair.closed {
-                pair.closed = true;
-                pair.own.end(side::END_NODE_DEAD, 0);
-                self.knocks.insert(index);
-            }
-        }
-        // A session of its next incarnation may stand already, and its openings wait for their answers.
-        let link = self.links.get_mut(&node).filter(|link| link.incarnation <= Some(incarnation));
-        if let Some(link) = link {
-            link.dirty.clear();
-            link.control.clear();
-            link.opening.clear();
-        }
-        self.outputs.push(Output::NodeClosed { node });
-        self.knock_all();
-    }
-
     /// A local endpoint rang: it has something for one of its pairs.
     pub fn hint(&mut self, dc: DcId, slot: u16) {
         for index in self.pairs_of(dc, slot) {
@@ -418,67 +396,6 @@ impl Courier {
         }
         self.knock_all();
         full || more
-    }
-
-    fn on_completion(&mut self, completion: Completion, fabric: &mut dyn Fabric) {
-        match completion {
-            Completion::Sent { .. } | Completion::Failed { .. } => {}
-            Completion::Received { peer, buffer, len_bytes } => {
-                self.received(peer, buffer, len_bytes);
-                self.spare.push(buffer);
-            }
-            Completion::Announced { peer, token, bulk_bytes, buffer, len_bytes } => {
-                self.announced(peer, token, bulk_bytes, buffer, len_bytes, fabric);
-                self.spare.push(buffer);
-            }
-            Completion::BulkReceived { peer, token, .. } => self.bulk_ended(peer, token, true),
-            Completion::BulkFailed { peer, token, .. } => self.bulk_ended(peer, token, false),
-            Completion::Up { peer, session, incarnation } => self.up(peer, session, incarnation),
-            Completion::Lost { peer, session } => self.lost(peer, session),
-            Completion::Trouble { peer, state } => {
-                if state == LinkState::Fenced {
-                    self.outputs.push(Output::Fenced { by: peer });
-                }
-                let incarnation = self.links.get(&peer).and_then(|l| l.incarnation).unwrap_or(Incarnation(0));
-                self.outputs.push(Output::Link { node: peer, incarnation, state });
-            }
-        }
-    }
-
-    fn up(&mut self, node: NodeId, session: u64, incarnation: Incarnation) {
-        let Some(link) = self.links.get_mut(&node) else { return };
-        link.session = Some(session);
-        link.complained = false;
-        link.incarnation = Some(incarnation);
-        link.directory.clear();
-        link.opening.clear();
-        self.totals.sessions += 1;
-        self.outputs.push(Output::Link { node, incarnation, state: LinkState::Up });
-        for index in 0..self.pairs.len() as u32 {
-            let index = PairIndex(index);
-            if let Some(pair) = self.pair_mut(index)
-                && pair.node == node
-            {
-                pair.new_session();
-                self.mark_dirty(index);
-            }
-        }
-    }
-
-    fn lost(&mut self, node: NodeId, session: u64) {
-        let Some(link) = self.links.get_mut(&node) else { return };
-        if link.session != Some(session) {
-            return;
-        }
-        link.session = None;
-        link.control.clear();
-        let incarnation = link.incarnation.unwrap_or(Incarnation(0));
-        // One that was accepted when this was already on its way is still to be given back.
-        self.waiting.retain(|w| w.node != node || w.is_coming());
-        for pair in self.pairs.iter_mut().flatten().filter(|p| p.node == node) {
-            pair.opened = false;
-        }
-        self.outputs.push(Output::Link { node, incarnation, state: LinkState::Cut });
     }
 
     /// Rings the local endpoints that were given something, unless they look by themselves. Once for a batch.
