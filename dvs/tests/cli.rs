@@ -1,6 +1,8 @@
 //! The command line from outside: what it does, and what it says when something is wrong. Every run is
 //! bounded in time, every cluster has a folder and ports of its own, and nothing is left running.
 
+#[path = "cli/examples.rs"]
+mod examples;
 mod support;
 
 use std::net::{SocketAddr, TcpListener};
