@@ -2,16 +2,19 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::failure::EXIT_CODES;
+use crate::talk::Whom;
 
 const EXAMPLES: &str = "Examples:
   dvs demo                                      see it work on this machine, in a minute
   dvs up cluster.toml                           start this machine's nodes of a cluster
   dvs run --dc main --node 1 --name kv -- ./kv  run a program, bound in a DC
   dvs ps                                        who is bound where
+  dvs send --dc main --node 1 --to kv hello     send it a message, by hand
   dvs status                                    nodes, links, DCs and proxies
   dvs down cluster.toml                         stop them";
 
@@ -103,6 +106,37 @@ pub enum Command {
         "The program takes its binding over with `Binding::from_env()`.",
     ))]
     Run(RunArgs),
+    /// Send a message to an endpoint: a rendezvous, or a post, or a request whose reply is printed
+    #[command(after_help = examples(
+        &[
+            "dvs send --dc main --node 1 --to kv hello",
+            "dvs send --dc main --node 1 --to 7 --kind 3 --call --timeout 2 'get x'",
+            "dvs send --dc main --node 2 --to kv --post --file picture.png",
+            "date | dvs send --dc main --node 1 --to kv -",
+        ],
+        "Up to 96 bytes travel in the message, more as a loan. It waits until the destination is bound.",
+    ))]
+    Send(SendArgs),
+    /// Raise notification bits at an endpoint
+    #[command(after_help = examples(
+        &[
+            "dvs notify --dc main --node 1 --to kv --bits 0x3",
+            "dvs notify --dc main --node 2 --to 7 --bits 1 --linger 5",
+        ],
+        "",
+    ))]
+    Notify(NotifyArgs),
+    /// Print what is sent to an endpoint, a line each
+    #[command(after_help = examples(
+        &[
+            "dvs receive --dc main --node 1 --name kv",
+            "dvs receive --dc main --node 1 --slot 7 --count 1 --timeout 5 --json",
+            "dvs receive --dc main --node 2 --name echo --echo",
+        ],
+        "A request that is not answered with --echo is abandoned, and its client hears so.\n\
+         A timeout is exit code 6 if fewer came than --count, or none without it.",
+    ))]
+    Receive(ReceiveArgs),
     /// A node's daemon, as `dvs up` starts it
     #[command(hide = true)]
     NodeDaemon(NodeDaemonArgs),
@@ -229,8 +263,9 @@ pub struct ProxyArgs {
     pub place: Where,
 }
 
-#[derive(Args, Debug)]
-pub struct RunArgs {
+/// Where to bind, and as whom.
+#[derive(Args, Debug, Clone)]
+pub struct SeatArgs {
     #[command(flatten)]
     pub place: Where,
     /// The DC to bind in
@@ -243,9 +278,98 @@ pub struct RunArgs {
     /// Under this name, by which others look it up
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub seat: SeatArgs,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "PROGRAM")]
     pub program: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub struct SendArgs {
+    #[command(flatten)]
+    pub seat: SeatArgs,
+    /// To whom: the slot or the name of an endpoint of this DC, on whichever node
+    #[arg(long, value_name = "SLOT|NAME")]
+    pub to: Whom,
+    /// The message's type, a number that means something to the receiver
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub kind: u32,
+    /// Send a request, wait for its reply and print that
+    #[arg(long, conflicts_with = "post")]
+    pub call: bool,
+    /// Return when it is in the lane, not when it is taken
+    #[arg(long)]
+    pub post: bool,
+    /// How long all of it may take, waiting for the destination included; 0: not at all
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub timeout: Duration,
+    /// What to send; `-` reads standard input [default: nothing]
+    #[arg(value_name = "TEXT", allow_hyphen_values = true)]
+    pub text: Option<String>,
+    /// Send what this file holds
+    #[arg(long, value_name = "PATH", conflicts_with = "text")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct NotifyArgs {
+    #[command(flatten)]
+    pub seat: SeatArgs,
+    /// At whom: the slot or the name of an endpoint of this DC, on whichever node
+    #[arg(long, value_name = "SLOT|NAME")]
+    pub to: Whom,
+    /// The bits to raise: a number other than 0, as 5, 0x5 or 0b101
+    #[arg(long, value_name = "BITS", value_parser = bits)]
+    pub bits: u32,
+    /// How long to wait until the destination is bound
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub timeout: Duration,
+    /// How long to stay bound afterwards: when a notifier ends, bits that were not received are cleared
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub linger: Duration,
+}
+
+#[derive(Args, Debug)]
+pub struct ReceiveArgs {
+    #[command(flatten)]
+    pub seat: SeatArgs,
+    /// Only from this endpoint: its slot or its name [default: from anybody]
+    #[arg(long, value_name = "SLOT|NAME")]
+    pub from: Option<Whom>,
+    /// End after so many deliveries [default: with Ctrl-C]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End when nothing came for so long; 0: take only what is there [default: wait for ever]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
+    /// Answer each request with what it carried
+    #[arg(long)]
+    pub echo: bool,
+}
+
+/// A span in seconds, with or without a fraction.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(number).map_err(|why| why.to_string())
+}
+
+/// Notification bits, decimal, hexadecimal or binary.
+fn bits(text: &str) -> Result<u32, String> {
+    let read = match (text.strip_prefix("0x"), text.strip_prefix("0b")) {
+        (Some(digits), _) => u32::from_str_radix(digits, 16),
+        (_, Some(digits)) => u32::from_str_radix(digits, 2),
+        _ => text.parse(),
+    };
+    match read {
+        Ok(0) => Err("no bit is set".to_owned()),
+        Ok(bits) => Ok(bits),
+        Err(why) => Err(format!("not 32 bits, as 5, 0x5 or 0b101: {why}")),
+    }
 }
 
 #[derive(Args, Debug)]

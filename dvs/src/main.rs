@@ -15,10 +15,15 @@ mod failure;
 mod init;
 mod interrupt;
 mod log_tail;
+mod notify;
 mod order;
 mod output;
+mod receive;
 mod run;
+mod seat;
+mod send;
 mod show;
+mod talk;
 mod up;
 
 use std::io::IsTerminal;
@@ -66,7 +71,10 @@ fn act(cli: Cli) -> Result<ExitCode> {
             order::proxy(&args, order::Proxy::Restart, dir, &output)?
         }
         Command::Proxy(ProxyCommand::Stop(args)) => order::proxy(&args, order::Proxy::Stop, dir, &output)?,
-        Command::Run(args) => run::run(&Place::find(&args.place, dir)?, &args)?,
+        Command::Run(args) => run::run(&Place::find(&args.seat.place, dir)?, &args)?,
+        Command::Send(args) => send::send(&Place::find(&args.seat.place, dir)?, args, &output)?,
+        Command::Notify(args) => notify::notify(&Place::find(&args.seat.place, dir)?, args, &output)?,
+        Command::Receive(args) => receive::receive(&Place::find(&args.seat.place, dir)?, &args, &output)?,
         Command::NodeDaemon(args) => daemon::run(&args, dir)?,
         Command::ProxyTcp(args) => daemon::carry(args)?,
         Command::DemoWorker(args) => demo::work(args)?,

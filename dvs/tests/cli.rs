@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[path = "cli/talk.rs"]
+mod talk;
+
 const BOUND: Duration = Duration::from_secs(60);
 
 /// What a run came to.
@@ -162,7 +165,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 #[test]
 fn every_command_explains_itself_with_examples_and_exit_codes() {
-    let commands: [&[&str]; 11] = [
+    let commands: [&[&str]; 14] = [
         &["demo"],
         &["init"],
         &["up"],
@@ -174,6 +177,9 @@ fn every_command_explains_itself_with_examples_and_exit_codes() {
         &["proxy", "restart"],
         &["proxy", "stop"],
         &["run"],
+        &["send"],
+        &["notify"],
+        &["receive"],
     ];
     for words in commands {
         let help = dvs(&[words, &["--help"]].concat()).fine();
