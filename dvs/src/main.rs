@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod bench;
 mod cli;
 mod cluster;
 mod daemon;
@@ -25,6 +26,7 @@ mod send;
 mod show;
 mod talk;
 mod up;
+mod workers;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -56,6 +58,7 @@ fn act(cli: Cli) -> Result<ExitCode> {
     let dir = cli.runtime_dir.as_deref();
     match cli.command {
         Command::Demo(args) => return demo::run(&args, &output),
+        Command::Bench(command) => bench::run(&command, dir, &output)?,
         Command::Init(args) => order::init(&args, &output)?,
         Command::Up(args) => order::up(&args, dir, &output)?,
         Command::Down(args) => order::down(&args, dir, &output)?,
@@ -77,7 +80,7 @@ fn act(cli: Cli) -> Result<ExitCode> {
         Command::Receive(args) => receive::receive(&Place::find(&args.seat.place, dir)?, &args, &output)?,
         Command::NodeDaemon(args) => daemon::run(&args, dir)?,
         Command::ProxyTcp(args) => daemon::carry(args)?,
-        Command::DemoWorker(args) => demo::work(args)?,
+        Command::Worker(args) => workers::work(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

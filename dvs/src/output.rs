@@ -34,6 +34,11 @@ impl Output {
         Ok(())
     }
 
+    /// For a terminal that may show more than plain text.
+    pub fn is_rich(&self) -> bool {
+        self.bold
+    }
+
     pub fn heading(&self, text: &str) -> String {
         if self.bold { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
     }

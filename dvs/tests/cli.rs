@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[path = "cli/bench.rs"]
+mod bench;
 #[path = "cli/talk.rs"]
 mod talk;
 
@@ -165,7 +167,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 #[test]
 fn every_command_explains_itself_with_examples_and_exit_codes() {
-    let commands: [&[&str]; 14] = [
+    let commands: [&[&str]; 17] = [
         &["demo"],
         &["init"],
         &["up"],
@@ -180,6 +182,9 @@ fn every_command_explains_itself_with_examples_and_exit_codes() {
         &["send"],
         &["notify"],
         &["receive"],
+        &["bench", "rtt"],
+        &["bench", "rate"],
+        &["bench", "bw"],
     ];
     for words in commands {
         let help = dvs(&[words, &["--help"]].concat()).fine();

@@ -141,8 +141,8 @@ fn whoever_is_not_there_in_time_is_named() {
         .command(&["receive", "--dc", "main", "--node", "1", "--slot", "7", "--from", "nobody"])
         .spawn()
         .unwrap();
-    send(&["--to", "7", "--timeout", "1.5", "x"])
-        .refused(6, &["the message to slot 7", "never be delivered"]);
+    let near = ["send", "--dc", "main", "--node", "1", "--to", "7", "--timeout", "1.5", "x"];
+    cluster.dvs(&near).refused(6, &["the message to slot 7", "never be delivered"]);
     deaf.kill().unwrap();
     finish(deaf);
 }
@@ -165,11 +165,11 @@ fn an_interrupted_wait_ends_and_frees_the_slot() {
     }
     // While its message lies unreceived.
     let deaf = cluster
-        .command(&["receive", "--dc", "main", "--node", "1", "--name", "deaf", "--from", "kv"])
+        .command(&["receive", "--dc", "main", "--node", "1", "--slot", "8", "--from", "kv"])
         .spawn()
         .unwrap();
     let sender = cluster
-        .command(&[&["send", "--to", "deaf", "--call", "--timeout", "50", "x"], &waiting[..]].concat())
+        .command(&[&["send", "--to", "8", "--call", "--timeout", "50", "x"], &waiting[..]].concat())
         .spawn()
         .unwrap();
     let peers = || {
