@@ -1,5 +1,5 @@
 //! `dvs`: the one program that users install. It starts and stops nodes, shows them, runs programs bound in
-//! them, and is itself their daemons and couriers: the same executable, started anew.
+//! them, talks to those, measures, and is itself their daemons and couriers: the same executable, started anew.
 //!
 //! `cli` says what can be asked, one module each answers it. Errors say what to do next (`failure`), and
 //! every command can answer in JSON (`output`).

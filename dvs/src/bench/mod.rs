@@ -232,7 +232,7 @@ fn choose<'a>(
         let mut nodes = here.iter().copied().filter(|node| spanned(dc, node));
         let near = near.or_else(|| nodes.clone().find(|node| Some(*node) != far))?;
         let far = if remote { far.or_else(|| nodes.find(|node| *node != near))? } else { near };
-        (spanned(dc, near) && spanned(dc, far)).then_some((dc, near, far))
+        (spanned(dc, near) && spanned(dc, far) && remote == (near != far)).then_some((dc, near, far))
     };
     let dcs = asked.map_or_else(|| place.cluster.dcs.iter().collect(), |dc| vec![dc]);
     dcs.into_iter().find_map(fit).ok_or_else(|| {

@@ -101,6 +101,7 @@ fn what_cannot_be_measured_is_refused_by_name() {
     let bench = |args: &[&str]| cluster.dvs(&[&["bench", "rtt", "--time", "0.1"], args].concat());
     bench(&[]).refused(4, &["ada1 is not running", "dvs up"]);
     bench(&["--dc", "first", "--remote"]).refused(3, &["DC first", "two such nodes"]);
+    bench(&["--node", "1", "--to-node", "ada1"]).refused(3, &["no DC spans two such nodes"]);
     bench(&["--dc", "frist"]).refused(3, &["no DC \"frist\"", "mean first"]);
     bench(&["--node", "9"]).refused(3, &["no node \"9\""]);
     bench(&["--wait", "spin", "--pairs", "64"]).refused(3, &["128 spinning processes", "--pairs"]);
