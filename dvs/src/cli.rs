@@ -2,16 +2,21 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::failure::EXIT_CODES;
+use crate::talk::Whom;
+use crate::workers::echo::Waiting;
 
 const EXAMPLES: &str = "Examples:
   dvs demo                                      see it work on this machine, in a minute
   dvs up cluster.toml                           start this machine's nodes of a cluster
   dvs run --dc main --node 1 --name kv -- ./kv  run a program, bound in a DC
   dvs ps                                        who is bound where
+  dvs send --dc main --node 1 --to kv hello     send it a message, by hand
+  dvs bench rtt                                 measure round trips, beside the bare limit
   dvs status                                    nodes, links, DCs and proxies
   dvs down cluster.toml                         stop them";
 
@@ -131,15 +136,49 @@ pub enum Command {
         "",
     ))]
     Man(ManArgs),
+    /// Send a message to an endpoint: a rendezvous, or a post, or a request whose reply is printed
+    #[command(after_help = examples(
+        &[
+            "dvs send --dc main --node 1 --to kv hello",
+            "dvs send --dc main --node 1 --to 7 --kind 3 --call --timeout 2 'get x'",
+            "dvs send --dc main --node 2 --to kv --post --file picture.png",
+            "date | dvs send --dc main --node 1 --to kv -",
+        ],
+        "Up to 96 bytes travel in the message, more as a loan. It waits until the destination is bound.",
+    ))]
+    Send(SendArgs),
+    /// Raise notification bits at an endpoint
+    #[command(after_help = examples(
+        &[
+            "dvs notify --dc main --node 1 --to kv --bits 0x3",
+            "dvs notify --dc main --node 2 --to 7 --bits 1 --linger 5",
+        ],
+        "",
+    ))]
+    Notify(NotifyArgs),
+    /// Print what is sent to an endpoint, a line each
+    #[command(after_help = examples(
+        &[
+            "dvs receive --dc main --node 1 --name kv",
+            "dvs receive --dc main --node 1 --slot 7 --count 1 --timeout 5 --json",
+            "dvs receive --dc main --node 2 --name echo --echo",
+        ],
+        "A request that is not answered with --echo is abandoned, and its client hears so.\n\
+         A timeout is exit code 6 if fewer came than --count, or none without it.",
+    ))]
+    Receive(ReceiveArgs),
+    /// Measure round trips, messages and bytes a second, beside the bare limit
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// A node's daemon, as `dvs up` starts it
     #[command(hide = true)]
     NodeDaemon(NodeDaemonArgs),
     /// A courier over TCP, as a daemon starts it
     #[command(hide = true)]
     ProxyTcp(RawArgs),
-    /// A program of the demonstration
+    /// A program of the demonstration or of a measurement
     #[command(hide = true)]
-    DemoWorker(crate::demo::WorkerArgs),
+    Worker(crate::workers::WorkerArgs),
 }
 
 #[derive(Args, Debug)]
@@ -264,8 +303,9 @@ pub struct ProxyArgs {
     pub place: Where,
 }
 
-#[derive(Args, Debug)]
-pub struct RunArgs {
+/// Where to bind, and as whom.
+#[derive(Args, Debug, Clone)]
+pub struct SeatArgs {
     #[command(flatten)]
     pub place: Where,
     /// The DC to bind in
@@ -278,6 +318,12 @@ pub struct RunArgs {
     /// Under this name, by which others look it up
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub seat: SeatArgs,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "PROGRAM")]
     pub program: Vec<OsString>,
@@ -295,6 +341,177 @@ pub struct ManArgs {
     /// The folder to write a page for each command into; it is made, and pages that are there are replaced
     #[arg(value_name = "DIR")]
     pub folder: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct SendArgs {
+    #[command(flatten)]
+    pub seat: SeatArgs,
+    /// To whom: the slot or the name of an endpoint of this DC, on whichever node
+    #[arg(long, value_name = "SLOT|NAME")]
+    pub to: Whom,
+    /// The message's type, a number that means something to the receiver
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub kind: u32,
+    /// Send a request, wait for its reply and print that
+    #[arg(long, conflicts_with = "post")]
+    pub call: bool,
+    /// Return when it is in the lane, not when it is taken
+    #[arg(long)]
+    pub post: bool,
+    /// How long all of it may take, waiting for the destination included; 0: not at all
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub timeout: Duration,
+    /// What to send; `-` reads standard input [default: nothing]
+    #[arg(value_name = "TEXT", allow_hyphen_values = true)]
+    pub text: Option<String>,
+    /// Send what this file holds
+    #[arg(long, value_name = "PATH", conflicts_with = "text")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct NotifyArgs {
+    #[command(flatten)]
+    pub seat: SeatArgs,
+    /// At whom: the slot or the name of an endpoint of this DC, on whichever node
+    #[arg(long, value_name = "SLOT|NAME")]
+    pub to: Whom,
+    /// The bits to raise: a number other than 0, as 5, 0x5 or 0b101
+    #[arg(long, value_name = "BITS", value_parser = bits)]
+    pub bits: u32,
+    /// How long to wait until the destination is bound
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub timeout: Duration,
+    /// How long to stay bound afterwards: when a notifier ends, bits that were not received are cleared
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub linger: Duration,
+}
+
+#[derive(Args, Debug)]
+pub struct ReceiveArgs {
+    #[command(flatten)]
+    pub seat: SeatArgs,
+    /// Only from this endpoint: its slot or its name [default: from anybody]
+    #[arg(long, value_name = "SLOT|NAME")]
+    pub from: Option<Whom>,
+    /// End after so many deliveries [default: with Ctrl-C]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End when nothing came for so long; 0: take only what is there [default: wait for ever]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
+    /// Answer each request with what it carried
+    #[arg(long)]
+    pub echo: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum BenchCommand {
+    /// Round trips: p50, p99, p99.9, the longest, and how they are spread
+    #[command(after_help = examples(
+        &[
+            "dvs bench rtt",
+            "dvs bench rtt --sizes 64 --wait spin --time 5",
+            "dvs bench rtt --remote --cluster cluster.toml --json",
+        ],
+        BENCH_NOTE,
+    ))]
+    Rtt(BenchArgs),
+    /// Messages posted per second
+    #[command(after_help = examples(
+        &[
+            "dvs bench rate",
+            "dvs bench rate --sizes 8,96 --pairs 2",
+            "dvs bench rate --remote --json",
+        ],
+        BENCH_NOTE,
+    ))]
+    Rate(BenchArgs),
+    /// Bytes per second in loans, written and read
+    #[command(after_help = examples(
+        &[
+            "dvs bench bw",
+            "dvs bench bw --sizes 1048576 --remote",
+            "dvs bench bw --cluster cluster.toml --dc main --node 1 --to-node 2",
+        ],
+        BENCH_NOTE,
+    ))]
+    Bw(BenchArgs),
+}
+
+const BENCH_NOTE: &str =
+    "Without --cluster or $DVS_CLUSTER it starts two nodes on this machine, and stops them.
+The bare limit is a ping-pong: on one node through shared memory, copied in and out, both sides
+spinning; to another node over one blocking TCP connection. It takes turns with ours, and as long.";
+
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// Measure in this running cluster [default: $DVS_CLUSTER, or a temporary one]
+    #[arg(long, value_name = "FILE")]
+    pub cluster: Option<PathBuf>,
+    /// In this DC of it [default: the first that fits]
+    #[arg(long, value_name = "DC")]
+    pub dc: Option<String>,
+    /// From this node of it, by id or name [default: the first of this machine]
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
+    /// To this node of it, which is on this machine too; as --remote
+    #[arg(long, value_name = "NODE", conflicts_with = "local")]
+    pub to_node: Option<String>,
+    /// Bytes of a message; beyond 96 it travels in a loan [default: some that tell most]
+    #[arg(long, value_name = "BYTES,…", value_delimiter = ',', value_parser = size)]
+    pub sizes: Vec<usize>,
+    /// So many pairs of processes at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub pairs: u16,
+    /// How they wait
+    #[arg(long, value_enum, default_value_t = Waiting::Adaptive)]
+    pub wait: Waiting,
+    /// On one node, which is the default
+    #[arg(long, conflicts_with = "remote")]
+    pub local: bool,
+    /// From one node to another, through their proxies
+    #[arg(long)]
+    pub remote: bool,
+    /// How long each size is measured; its bare limit takes as long
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = measured_seconds)]
+    pub time: Duration,
+}
+
+/// From the shortest that is numbered to one that leaves memory for others.
+fn size(text: &str) -> Result<usize, String> {
+    let known = text.parse().ok().filter(|size| (8..=SIZE_BYTES_MAX).contains(size));
+    known.ok_or_else(|| format!("sizes are 8 to {SIZE_BYTES_MAX} bytes"))
+}
+
+/// The largest message that is measured.
+const SIZE_BYTES_MAX: usize = 64 << 20;
+
+fn measured_seconds(text: &str) -> Result<Duration, String> {
+    let bounds = Duration::from_millis(50)..=Duration::from_secs(3600);
+    seconds(text)
+        .and_then(|time| bounds.contains(&time).then_some(time).ok_or("0.05 to 3600 seconds".to_owned()))
+}
+
+/// A span in seconds, with or without a fraction.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(number).map_err(|why| why.to_string())
+}
+
+/// Notification bits, decimal, hexadecimal or binary.
+fn bits(text: &str) -> Result<u32, String> {
+    let read = match (text.strip_prefix("0x"), text.strip_prefix("0b")) {
+        (Some(digits), _) => u32::from_str_radix(digits, 16),
+        (_, Some(digits)) => u32::from_str_radix(digits, 2),
+        _ => text.parse(),
+    };
+    match read {
+        Ok(0) => Err("no bit is set".to_owned()),
+        Ok(bits) => Ok(bits),
+        Err(why) => Err(format!("not 32 bits, as 5, 0x5 or 0b101: {why}")),
+    }
 }
 
 #[derive(Args, Debug)]

@@ -35,11 +35,8 @@ impl Place {
     /// What `--cluster` names; else `$DVS_CLUSTER`, `./cluster.toml`, or the one cluster of this user that
     /// runs, in the runtime directory if one is given.
     pub fn find(place: &Where, runtime_dir: Option<&Path>) -> Result<Place> {
-        if let Some(file) = &place.cluster {
-            return Place::load(file, runtime_dir);
-        }
-        if let Some(file) = std::env::var_os(ENV_CLUSTER).filter(|v| !v.is_empty()) {
-            return Place::load(Path::new(&file), runtime_dir);
+        if let Some(file) = named(place.cluster.as_deref()) {
+            return Place::load(&file, runtime_dir);
         }
         if Path::new("cluster.toml").exists() {
             return Place::load(Path::new("cluster.toml"), runtime_dir);
@@ -161,6 +158,12 @@ pub fn unusable(why: &ConfigError) -> anyhow::Error {
     };
     let spot = Spot { file: why.file.clone(), at: why.at };
     Failure { spot: Some(spot), ..Failure::new(Exit::Config, why.to_string(), next) }.into()
+}
+
+/// The cluster file that is named: by `--cluster`, else by `$DVS_CLUSTER`.
+pub fn named(option: Option<&Path>) -> Option<PathBuf> {
+    let variable = || std::env::var_os(ENV_CLUSTER).filter(|v| !v.is_empty()).map(PathBuf::from);
+    option.map(Path::to_path_buf).or_else(variable)
 }
 
 /// A cluster that has a daemon of this user's on this machine.

@@ -16,6 +16,8 @@ pub enum Exit {
     NotRunning = 4,
     /// The daemon, or the state of things, says no: already running, a slot taken, not allowed.
     Refused = 5,
+    /// `dvs send`, `notify`, `receive`: the time was over before it was done.
+    TimedOut = 6,
     /// `dvs run`: the program cannot be executed.
     NotExecutable = 126,
     /// `dvs run`: there is no such program.
@@ -32,6 +34,7 @@ pub const EXIT_CODES: &str = "Exit codes:
   3    the cluster file is missing or wrong, or names no such node, DC or proxy
   4    no daemon answers: the cluster is not up, or a node of it is dead
   5    refused: already running, a port or slot is taken, not allowed
+  6    (send, notify, receive) the time was over before it was done
   126  (run) the program cannot be executed; 127 (run) there is no such program
   130  interrupted";
 

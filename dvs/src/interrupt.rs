@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::failure::{Exit, failure};
 
 /// How long an interruption may go unnoticed.
-const GLANCE: Duration = Duration::from_millis(50);
+pub const GLANCE: Duration = Duration::from_millis(50);
 
 static NOTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
@@ -67,6 +67,21 @@ pub fn next<T>(channel: &Receiver<T>, within: Duration, what: &str) -> Result<Op
                 ));
             }
             Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+/// Does something that waits by itself on a thread of its own, while this one looks for a signal. After one the
+/// process is to end, and with it whatever the thread still waits for.
+pub fn unless<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let (give, take) = channel();
+    std::thread::spawn(move || give.send(call()));
+    loop {
+        check()?;
+        match take.recv_timeout(GLANCE) {
+            Ok(done) => return done,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the call ended in a panic"),
         }
     }
 }

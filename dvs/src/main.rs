@@ -1,11 +1,12 @@
 //! `dvs`: the one program that users install. It starts and stops nodes, shows them, runs programs bound in
-//! them, and is itself their daemons and couriers: the same executable, started anew.
+//! them, talks to those, measures, and is itself their daemons and couriers: the same executable, started anew.
 //!
 //! `cli` says what can be asked, one module each answers it. Errors say what to do next (`failure`), and
 //! every command can answer in JSON (`output`).
 #![forbid(unsafe_code)]
 
 mod admin;
+mod bench;
 mod check;
 mod cli;
 mod cluster;
@@ -19,11 +20,17 @@ mod init;
 mod interrupt;
 mod log_tail;
 mod man;
+mod notify;
 mod order;
 mod output;
+mod receive;
 mod run;
+mod seat;
+mod send;
 mod show;
+mod talk;
 mod up;
+mod workers;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -55,6 +62,7 @@ fn act(cli: Cli) -> Result<ExitCode> {
     let dir = cli.runtime_dir.as_deref();
     match cli.command {
         Command::Demo(args) => return demo::run(&args, &output),
+        Command::Bench(command) => bench::run(&command, dir, &output)?,
         Command::Init(args) => order::init(&args, &output)?,
         Command::Check(args) => check::check(&args, &output)?,
         Command::Doctor => return doctor::doctor(dir, &output),
@@ -72,12 +80,15 @@ fn act(cli: Cli) -> Result<ExitCode> {
             order::proxy(&args, order::Proxy::Restart, dir, &output)?
         }
         Command::Proxy(ProxyCommand::Stop(args)) => order::proxy(&args, order::Proxy::Stop, dir, &output)?,
-        Command::Run(args) => run::run(&Place::find(&args.place, dir)?, &args)?,
+        Command::Run(args) => run::run(&Place::find(&args.seat.place, dir)?, &args)?,
+        Command::Send(args) => send::send(&Place::find(&args.seat.place, dir)?, args, &output)?,
+        Command::Notify(args) => notify::notify(&Place::find(&args.seat.place, dir)?, args, &output)?,
+        Command::Receive(args) => receive::receive(&Place::find(&args.seat.place, dir)?, &args, &output)?,
         Command::Completions(args) => completions::completions(args.shell, &output)?,
         Command::Man(args) => man::man(args.folder.as_deref(), &output)?,
         Command::NodeDaemon(args) => daemon::run(&args, dir)?,
         Command::ProxyTcp(args) => daemon::carry(args)?,
-        Command::DemoWorker(args) => demo::work(args)?,
+        Command::Worker(args) => workers::work(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -34,16 +34,21 @@ impl Output {
         Ok(())
     }
 
+    /// For a terminal that may show more than plain text.
+    pub fn is_rich(&self) -> bool {
+        self.bold
+    }
+
     pub fn heading(&self, text: &str) -> String {
         if self.bold { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
-/// Prints a line; who closed our output does not want it any more, which is no error of ours.
-pub fn print(text: &str) {
+/// Prints a line; who closed our output does not want it any more, which is no error of ours. Whether anybody
+/// still reads is for those who would print for ever.
+pub fn print(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{}", text.trim_end());
-    let _ = out.flush();
+    writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()).is_ok()
 }
 
 /// Rows of cells under headings. A heading that begins with `>` has its column to the right.

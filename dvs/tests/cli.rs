@@ -14,6 +14,11 @@ use serde_json::Value;
 use support::{BOUND, Ran, command, dvs, finish};
 use tempfile::TempDir;
 
+#[path = "cli/bench.rs"]
+mod bench;
+#[path = "cli/talk.rs"]
+mod talk;
+
 /// A cluster file in a folder of its own. Dropped, whatever runs of it is stopped.
 struct Cluster {
     folder: TempDir,
@@ -99,7 +104,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 #[test]
 fn every_command_explains_itself_with_examples_and_exit_codes() {
-    let commands: [&[&str]; 15] = [
+    let commands: [&[&str]; 21] = [
         &["demo"],
         &["init"],
         &["check"],
@@ -115,6 +120,12 @@ fn every_command_explains_itself_with_examples_and_exit_codes() {
         &["proxy", "restart"],
         &["proxy", "stop"],
         &["run"],
+        &["send"],
+        &["notify"],
+        &["receive"],
+        &["bench", "rtt"],
+        &["bench", "rate"],
+        &["bench", "bw"],
     ];
     for words in commands {
         let help = dvs(&[words, &["--help"]].concat()).fine();

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::Scene;
-use super::carry::{Arrived, PIECE_BYTES};
 use super::report::FileTrip;
 use crate::failure::{Exit, failure};
 use crate::interrupt;
 use crate::output::bytes;
+use crate::workers::carry::{Arrived, PIECE_BYTES};
 
 /// Files that are looked at, at most, for the largest.
 const LOOKED_AT_MAX: usize = 100_000;

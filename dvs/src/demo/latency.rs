@@ -7,14 +7,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use shm::bare::{self, PingPong, Samples};
+use shm::bare::{self, PingPong};
 
 use super::Scene;
-use super::crew::Worker;
-use super::echo::{Latency, ROUND_BYTES, Run};
-use super::stream::{Sent, Tally};
 use crate::interrupt;
 use crate::output::count;
+use crate::workers::crew::Worker;
+use crate::workers::echo::{ROUND_BYTES, Run};
+use crate::workers::spread::{Latency, Spread};
+use crate::workers::stream::{Sent, Tally};
 
 /// Runs of each kind, and how long one takes at most.
 const RUNS: usize = 7;
@@ -45,8 +46,9 @@ pub fn spinning(scene: &mut Scene<'_>) -> Result<()> {
         only_one_processor(scene, "spinning round trips");
         return Ok(());
     };
-    let _echo = scene.start(1, "echo-spin", &["echo", "--spin", "--cpu", &there.to_string()])?;
-    let mut ask = scene.start(1, "ask-spin", &["ask", "echo-spin", "--spin", "--cpu", &here.to_string()])?;
+    let _echo = scene.start(1, "echo-spin", &["echo", "--wait", "spin", "--cpu", &there.to_string()])?;
+    let mut ask =
+        scene.start(1, "ask-spin", &["ask", "echo-spin", "--wait", "spin", "--cpu", &here.to_string()])?;
     ask.ready()?;
     let limit = PingPong {
         size_bytes: ROUND_BYTES,
@@ -58,7 +60,7 @@ pub fn spinning(scene: &mut Scene<'_>) -> Result<()> {
     };
     let (mut ours, mut bares) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {
-        bares.push(of_samples(&bare::shm_copy(&limit).context("bare shared memory")?)?);
+        bares.push(Spread::of(&bare::shm_copy(&limit).context("bare shared memory")?).latency());
         ours.push(one_run(&mut ask, SPIN_RUN)?);
     }
     let (ours, bare) = middle_turn(&ours, &bares)?;
@@ -90,7 +92,7 @@ pub fn sleeping(scene: &mut Scene<'_>) -> Result<()> {
     for _ in 0..RUNS {
         near.push(one_run(&mut ask_near, SLEEP_RUN)?);
         if !scene.netns {
-            bares.push(of_samples(&bare::tcp(&limit).context("bare TCP")?)?);
+            bares.push(Spread::of(&bare::tcp(&limit).context("bare TCP")?).latency());
         }
         far.push(one_run(&mut ask_far, SLEEP_RUN)?);
     }
@@ -114,8 +116,9 @@ pub fn sleeping(scene: &mut Scene<'_>) -> Result<()> {
 pub fn loans(scene: &mut Scene<'_>) -> Result<()> {
     scene.progress.step("a loan of 1 MiB handed over, and one of 64 B");
     let processors = two_processors()?;
-    let manner =
-        |cpu: Option<usize>| cpu.map_or(Vec::new(), |c| vec!["--spin".into(), "--cpu".into(), c.to_string()]);
+    let manner = |cpu: Option<usize>| {
+        cpu.map_or(Vec::new(), |c| vec!["--wait".into(), "spin".into(), "--cpu".into(), c.to_string()])
+    };
     let role = |words: &[&str], cpu| -> Vec<String> {
         words.iter().map(|w| (*w).to_owned()).chain(manner(cpu)).collect()
     };
@@ -178,11 +181,8 @@ fn middle_turn(ours: &[Latency], beside: &[Latency]) -> Result<(Latency, Latency
 fn one_run(ask: &mut Worker, run: Run) -> Result<Latency> {
     interrupt::check()?;
     ask.order(&run.order())?;
-    ask.report(RUN_WITHIN)
-}
-
-fn of_samples(samples: &Samples) -> Result<Latency> {
-    Latency::of(samples.sorted_ns().iter().map(|ns| *ns as u64))
+    let spread: Spread = ask.report(RUN_WITHIN)?;
+    Ok(spread.latency())
 }
 
 fn us(latency: Latency) -> f64 {

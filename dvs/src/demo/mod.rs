@@ -1,22 +1,17 @@
 //! `dvs demo`: three nodes on this machine, measured, loaded and disturbed, and every claim counted.
 //!
-//! `stage` makes folder and cluster file, `crew` starts the programs (`worker`), the steps are here and in
+//! `workers` are its programs and what they stand on; the steps are here and in
 //! `latency`, `journey` (the file) and `storm` (the stream while proxies are killed); `report` shows what
 //! came of it.
 
-mod carry;
-mod crew;
-mod echo;
 mod journey;
 mod latency;
 mod netns;
 mod progress;
 mod report;
-mod stage;
 mod storm;
-mod stream;
-mod worker;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -27,19 +22,19 @@ use crate::cli::DemoArgs;
 use crate::cluster::Place;
 use crate::failure::Exit;
 use crate::output::Output;
+use crate::workers::crew::{Post, Worker};
+use crate::workers::stage::{PORTS, Plan, Stage};
 use crate::{interrupt, up};
-use crew::{Post, Worker};
 use progress::Progress;
 use report::Report;
-use stage::{DC, NODES, Stage};
-pub use worker::{WorkerArgs, work};
 
+/// The nodes, and the DC over all of them.
+const NODES: u16 = 3;
+const DC: &str = "demo";
 /// Steps that are shown.
 const STEPS: u64 = 8;
 /// How long three daemons and their links may take.
 const UP_WITHIN: Duration = Duration::from_secs(20);
-/// How often other ports are tried when somebody has taken one meanwhile.
-const PORT_TRIES: usize = 3;
 
 /// What the steps work with.
 pub struct Scene<'a> {
@@ -66,7 +61,7 @@ pub fn run(args: &DemoArgs, output: &Output) -> Result<ExitCode> {
     }
     interrupt::note_signals()?;
     let file = journey::choose(args.file.as_deref())?;
-    let mut stage = Stage::set(args.netns)?;
+    let mut stage = Stage::set(plan(args))?;
     let report = match play(args, &mut stage, &file) {
         Ok(report) => report,
         Err(why) if args.keep => {
@@ -94,7 +89,7 @@ fn play(args: &DemoArgs, stage: &mut Stage, file: &std::path::Path) -> Result<Re
     let began = Instant::now();
     let mut progress = Progress::new(STEPS);
     progress.step("three nodes, one DC over them");
-    free_ports(stage, args.netns)?;
+    stage.free_ports()?;
     let place = stage.place.clone();
     let nodes: Vec<&ClusterNode> = place.cluster.nodes.iter().collect();
     let mut started = up::start(&place, &nodes, &launch(args))?;
@@ -120,22 +115,15 @@ fn play(args: &DemoArgs, stage: &mut Stage, file: &std::path::Path) -> Result<Re
     Ok(scene.report)
 }
 
+fn plan(args: &DemoArgs) -> Plan {
+    let address: fn(u16) -> SocketAddr = |node| SocketAddr::from((netns::address(node), PORTS.start));
+    Plan { name: DC, nodes: NODES, address: args.netns.then_some(address) }
+}
+
 fn launch(args: &DemoArgs) -> up::Launch {
     let prefix: fn(&ClusterNode) -> Vec<String> =
         if args.netns { |node| netns::prefix(node.id.0) } else { |_| Vec::new() };
     up::Launch { prefix, with_us: !args.keep, probe_ports: !args.netns, timeout: UP_WITHIN }
-}
-
-/// Ports that were free a moment ago may be another demonstration's by now.
-fn free_ports(stage: &mut Stage, netns: bool) -> Result<()> {
-    for _ in 0..PORT_TRIES {
-        let taken = |n: &ClusterNode| std::net::TcpListener::bind(n.address).is_err();
-        if netns || !stage.place.cluster.nodes.iter().any(taken) {
-            break;
-        }
-        stage.set_anew(netns)?;
-    }
-    Ok(())
 }
 
 fn how_to_use(stage: &Stage) -> String {

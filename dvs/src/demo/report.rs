@@ -4,10 +4,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::carry::Arrived;
-use super::echo::Latency;
-use super::stream::Tally;
 use crate::output::{Output, Table, bytes, count};
+use crate::workers::carry::Arrived;
+use crate::workers::spread::Latency;
+use crate::workers::stream::Tally;
 
 /// Figures as they come in; what is `None` has not been measured.
 #[derive(Default)]

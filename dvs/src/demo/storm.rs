@@ -11,13 +11,13 @@ use node::core::ProxyView;
 use shm::os::peer::{pidfd_kill, pidfd_open};
 
 use super::Scene;
-use super::crew::Worker;
 use super::report::StreamTrip;
-use super::stream::{Pausing, Sent, Tally};
 use crate::admin::Daemon;
 use crate::failure::{Exit, failure};
 use crate::interrupt;
 use crate::output::count;
+use crate::workers::crew::Worker;
+use crate::workers::stream::{Pausing, Sent, Tally};
 
 /// Kills of a stream, and of one of at least so many messages.
 const KILLS: u64 = 2;

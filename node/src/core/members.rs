@@ -106,7 +106,9 @@ impl Core {
 
     fn lookup(&mut self, conn: ConnId, dc: abi::DcId, name: Name, out: &mut Vec<Effect>) {
         let holders = self.dcs.get(&dc).and_then(|d| d.names.get(&name));
-        match holders.and_then(|h| h.first()) {
+        // A name is taken when a bind begins, and found when it is seen: whoever finds it can call it.
+        let is_seen = |endpoint: &&Endpoint| self.locals.get(*endpoint).is_none_or(|l| l.stage.is_visible());
+        match holders.and_then(|h| h.iter().find(is_seen)) {
             Some(endpoint) => reply(conn, Reply::Found { endpoint: *endpoint }, out),
             None => refuse(conn, Refusal::NoSuchEndpoint, out),
         }

@@ -225,6 +225,26 @@ fn users_that_the_file_does_not_name_are_refused() {
 }
 
 #[test]
+fn a_name_is_taken_when_its_bind_begins_and_found_when_it_is_seen() {
+    let mut world = World::up(None);
+    let (asker, _) = world.bind(None);
+    let conn = world.hello(5);
+    let name = Name::new("kv").unwrap();
+    let Reply::Bound { endpoint, .. } = world.ask(conn, Request::Bind { slot: None, name }) else {
+        panic!("not bound")
+    };
+    let lookup = Request::LookupName { name };
+    assert_eq!(world.ask(asker, lookup), Reply::Refused(Refusal::NoSuchEndpoint), "not in the table yet");
+    let other = world.hello(5);
+    let again = world.ask(other, Request::Bind { slot: None, name });
+    assert_eq!(again, Reply::Refused(Refusal::NameTaken));
+    assert_eq!(world.ask(conn, Request::Ready), Reply::Done);
+    assert_eq!(world.ask(asker, lookup), Reply::Found { endpoint });
+    assert_eq!(world.ask(conn, Request::Unbind), Reply::Done);
+    assert_eq!(world.ask(asker, lookup), Reply::Refused(Refusal::NoSuchEndpoint));
+}
+
+#[test]
 fn generations_of_a_slot_grow_from_the_first() {
     let mut world = World::up(None);
     for generation in 1000..1003 {

@@ -1,9 +1,17 @@
-//! The programs of the demonstration: each is started by `dvs run`, finds itself bound, takes orders on
-//! standard input and reports on standard output, a line each. Its input ends with the demonstration, and
-//! then it ends too.
+//! The programs of the demonstration and of the measurements: each is started by `dvs run`, finds itself bound,
+//! takes orders on standard input and reports on standard output, a line each. Its input ends with whoever
+//! started it, and then it ends too.
 //!
-//! Key types: [`WorkerArgs`], [`Orders`]. Neighbours: `echo`, `stream`, `carry` (what they do), `crew` (who
-//! starts them).
+//! Key types: [`WorkerArgs`], [`Orders`]. Neighbours: `echo`, `stream`, `pour`, `carry` (what they do), `crew` (who
+//! starts them), `stage` (a cluster to do it in), `spread` (what is measured).
+
+pub mod carry;
+pub mod crew;
+pub mod echo;
+pub mod pour;
+pub mod spread;
+pub mod stage;
+pub mod stream;
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
@@ -14,8 +22,6 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use dvk::{Binding, Wait};
 use serde::Serialize;
-
-use super::{carry, echo, stream};
 
 /// How long a worker looks for the one it is to talk to.
 const FOUND_WITHIN: Duration = Duration::from_secs(15);
@@ -35,9 +41,8 @@ enum Role {
         to: String,
         #[command(flatten)]
         manner: echo::Manner,
-        /// Lets a loan of so many bytes travel along
-        #[arg(long, default_value_t = 0)]
-        loan_bytes: usize,
+        #[command(flatten)]
+        cargo: echo::Cargo,
     },
     /// Posts counted messages
     StreamOut {
@@ -50,6 +55,17 @@ enum Role {
     },
     /// Counts them
     StreamIn,
+    /// Posts as many messages as it can
+    PourOut {
+        to: String,
+        #[command(flatten)]
+        load: pour::Load,
+    },
+    /// Takes them
+    PourIn {
+        #[arg(long, value_enum)]
+        wait: echo::Waiting,
+    },
     /// Sends a file in loans
     FileOut {
         to: String,
@@ -62,20 +78,26 @@ enum Role {
     FileIn,
 }
 
-/// What a worker needs from the demonstration.
+/// Does what a worker is for.
 pub fn work(args: WorkerArgs) -> Result<()> {
     let orders = Orders::listen();
-    let mut me = Binding::from_env().context("this program is part of `dvs demo`: run that")?;
+    let mut me =
+        Binding::from_env().context("this program is part of `dvs demo` and `dvs bench`: run those")?;
     match args.role {
         Role::Echo(manner) => echo::serve(&mut me, manner),
-        Role::Ask { to, manner, loan_bytes } => {
+        Role::Ask { to, manner, cargo } => {
             let to = find(&mut me, &to)?;
-            echo::ask(&mut me, to, manner, loan_bytes, &orders)
+            echo::ask(&mut me, to, manner, cargo, &orders)
         }
         Role::StreamOut { to, messages, pauses } => {
             let to = find(&mut me, &to)?;
             stream::send(&mut me, to, stream::Plan { messages, pauses }, &orders)
         }
+        Role::PourOut { to, load } => {
+            let to = find(&mut me, &to)?;
+            pour::send(&mut me, to, load, &orders)
+        }
+        Role::PourIn { wait } => pour::receive(&mut me, wait),
         Role::StreamIn => stream::count(&mut me),
         Role::FileOut { to, file } => {
             let to = find(&mut me, &to)?;
@@ -95,7 +117,8 @@ fn find(me: &mut Binding, name: &str) -> Result<Endpoint> {
     me.set_wait(Wait::Block);
     let until = Instant::now() + FOUND_WITHIN;
     loop {
-        if let Some(found) = me.lookup_name(name)? {
+        // A name leads to its holder a little before it is bound: the table decides.
+        if let Some(found) = me.lookup_name(name)?.filter(|found| me.lookup(found.slot) == Some(*found)) {
             return Ok(found);
         }
         if Instant::now() >= until {
@@ -124,11 +147,11 @@ impl Orders {
 
     /// Waits for the next order.
     pub fn next(&self) -> Result<String> {
-        self.0.recv().context("the demonstration has ended")
+        self.0.recv().context("whoever gave orders has ended")
     }
 }
 
-/// One line for the demonstration.
+/// One line for whoever gives orders.
 pub fn report<T: Serialize>(value: &T) -> Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();

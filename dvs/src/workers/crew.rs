@@ -1,7 +1,6 @@
-//! The demonstration's side of its workers: starts each as `dvs run … -- dvs demo-worker …`, gives orders,
-//! reads reports.
+//! The side of whoever has workers: starts each as `dvs run … -- dvs worker …`, gives orders, reads reports.
 //!
-//! Key type: [`Worker`]; dropped, it is ended. Neighbour: `worker`, the other side.
+//! Key type: [`Worker`]; dropped, it is ended. Neighbour: `workers`, the other side.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -48,7 +47,7 @@ impl Worker {
         let stderr = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = Command::new(&own);
         command.arg("run").args(post.place.options()).args(["--dc", post.dc, "--name", post.name]);
-        command.args(["--node", &post.node.to_string(), "--"]).arg(&own).arg("demo-worker").args(role);
+        command.args(["--node", &post.node.to_string(), "--"]).arg(&own).arg("worker").args(role);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
         let start = Start { fds: Vec::new(), own_group: true, dies_with_us: true };
         let mut child = spawn(command, start).with_context(|| format!("{} was not started", post.name))?;
@@ -92,7 +91,7 @@ impl Worker {
         let _ = self.child.kill();
         let how = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
         let what = format!("{} ended early ({how}): {}", self.name, tail(&self.log));
-        failure(Exit::Failed, what, "run `dvs demo --keep --verbose` and look at its logs")
+        failure(Exit::Failed, what, "run it again with --verbose; `dvs demo --keep` keeps its logs")
     }
 
     fn last_words(&self) -> String {

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use dvk::{Binding, Delivery, From, Message, PostError, Timeout, Wait};
 use serde::{Deserialize, Serialize};
 
-use super::worker::{Orders, report};
+use super::{Orders, report};
 
 /// Message types: a piece, the end (with how many pieces and bytes there were), and "taken".
 const PIECE: u32 = 30;

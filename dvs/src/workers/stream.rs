@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use dvk::{Binding, From, Message, PostError, ReceiveError, Timeout, Wait};
 use serde::{Deserialize, Serialize};
 
-use super::worker::{Orders, report};
+use super::{Orders, report};
 
 /// Message types: one of the counted, and the last, which says how many there were.
 const COUNTED: u32 = 20;

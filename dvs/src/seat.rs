@@ -1,0 +1,100 @@
+//! Where a command binds: DC, node, slot and name, checked before the daemon is asked, and what its refusal means.
+//!
+//! Key type: [`Seat`]. Neighbours: `run` (binds for a program), `send`, `notify`, `receive` (bind for themselves).
+
+use std::path::PathBuf;
+
+use abi::Slot;
+use abi::member::Refusal;
+use anyhow::Result;
+use dvk::{BindError, BindOptions, Binding, Unavailable};
+use node::config::{ClusterDc, ClusterNode};
+
+use crate::cli::SeatArgs;
+use crate::cluster::Place;
+use crate::failure::{Exit, failure};
+
+/// Where to bind, and as whom.
+pub struct Seat {
+    pub socket: PathBuf,
+    pub options: BindOptions,
+    asked: SeatArgs,
+    node: abi::Name,
+}
+
+impl Seat {
+    pub fn choose(place: &Place, asked: &SeatArgs) -> Result<Seat> {
+        let dc = place.dc(&asked.dc)?;
+        let node = place.one_node(asked.place.node.as_deref())?;
+        let first = first_slot(dc, node)?;
+        if let Some(name) = &asked.name {
+            abi::Name::new(name).map_err(|why| {
+                failure(Exit::Config, format!("--name {name:?} is {why}"), "choose another")
+            })?;
+        }
+        if let Some(slot) = asked.slot.filter(|slot| !(first..first + dc.slots_per_node).contains(slot)) {
+            let last = first + dc.slots_per_node - 1;
+            let what = format!(
+                "slot {slot} of DC {} is not node {}'s: it has {first} to {last}",
+                dc.name, node.name
+            );
+            return Err(failure(
+                Exit::Config,
+                what,
+                "choose one of these, leave --slot out, or run it on another node",
+            ));
+        }
+        let socket = place.files(node).member_socket();
+        let mut options = BindOptions::new(&socket, &asked.dc);
+        if let Some(slot) = asked.slot {
+            options = options.slot(Slot(slot));
+        }
+        if let Some(name) = &asked.name {
+            options = options.name(name);
+        }
+        Ok(Seat { socket, options, asked: asked.clone(), node: node.name })
+    }
+
+    /// Binds this process there.
+    pub fn bind(&self) -> Result<Binding> {
+        Binding::bind(&self.options).map_err(|why| self.refused(why))
+    }
+
+    pub fn refused(&self, why: BindError) -> anyhow::Error {
+        let (dc, node) = (&self.asked.dc, self.node);
+        let slot = self.asked.slot.map_or(String::new(), |slot| format!(" in slot {slot}"));
+        let what = format!("not bound in DC {dc} on node {node}{slot}: {why}");
+        match why {
+            BindError::Unavailable(Unavailable::NoDaemon(_)) => failure(
+                Exit::NotRunning,
+                format!("node {node} does not answer: {why}"),
+                "start it with `dvs up CLUSTER.toml`",
+            ),
+            BindError::Unavailable(Unavailable::Refused(Refusal::SlotTaken)) => failure(
+                Exit::Refused,
+                what,
+                format!("`dvs ps --node {node}` shows who has it; leave --slot out for a free one"),
+            ),
+            BindError::Unavailable(Unavailable::Refused(Refusal::NameTaken)) => failure(
+                Exit::Refused,
+                what,
+                format!("`dvs ps --node {node}` shows who has the name; give another --name"),
+            ),
+            _ => failure(Exit::Refused, what, format!("`dvs status --node {node}` shows how the node does")),
+        }
+    }
+}
+
+/// The first slot of a node in a DC: ranges follow one another in the order of the DC's nodes.
+fn first_slot(dc: &ClusterDc, node: &ClusterNode) -> Result<u16> {
+    let at = dc.nodes.iter().position(|id| *id == node.id).ok_or_else(|| {
+        let ids: Vec<String> = dc.nodes.iter().map(ToString::to_string).collect();
+        let what = format!("DC {} does not span node {} ({})", dc.name, node.id, node.name);
+        failure(
+            Exit::Config,
+            what,
+            format!("its nodes are {}: run it there, or list the node in the DC", ids.join(", ")),
+        )
+    })?;
+    Ok(at as u16 * dc.slots_per_node)
+}
