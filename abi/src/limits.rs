@@ -81,6 +81,8 @@ pub const NODE_DEAD_AFTER_MS: u64 = 10_000;
 pub const HEARTBEAT_EVERY_MS: u64 = 250;
 /// A proxy that shows no progress to its daemon for this long is restarted.
 pub const PROXY_STALLED_AFTER_MS: u64 = 1_000;
+/// Milliseconds that a request passed on is held for its client to confirm: longer than an introduction may take.
+pub const RELAY_HOLD_MS: u64 = 10_000;
 /// How long a first call may wait for its introduction.
 pub const INTRODUCTION_WAIT_MS: u64 = 5_000;
 /// How long a withdrawal waits for the receiver's outcome.

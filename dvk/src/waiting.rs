@@ -58,7 +58,7 @@ impl Binding {
                 let word = doorbells.sleep_word(self.doorbell);
                 match futex::wait(word, doorbell::ON_FUTEX as u32, Some(left.min(rescan))) {
                     WaitEnd::TimedOut => {
-                        self.core.suspect_all();
+                        self.core.suspect_all(self.began.elapsed());
                         // Nobody may have rung because the page is spoilt: the daemon is asked without being told to.
                         let _ = self.core.pull_now(&mut self.daemon);
                         rescan = (rescan * 2).min(Duration::from_millis(RESCAN_MAX_MS));
@@ -107,6 +107,9 @@ impl Binding {
                 return None;
             }
             let now = Instant::now();
+            if self.core.holds_relays() {
+                self.core.tidy_relays(now.duration_since(self.began));
+            }
             if deadline.is_some_and(|d| now >= d) {
                 return Some(None);
             }

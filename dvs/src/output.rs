@@ -107,6 +107,15 @@ pub fn span(ms: u64) -> String {
     }
 }
 
+/// Nanoseconds for people: below 10 µs as they are.
+pub fn nanoseconds(ns: u64) -> String {
+    match ns {
+        0..10_000 => format!("{ns} ns"),
+        10_000..10_000_000 => format!("{:.1} us", ns as f64 / 1e3),
+        _ => format!("{:.1} ms", ns as f64 / 1e6),
+    }
+}
+
 /// Bytes for people, in powers of 1024.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];

@@ -190,6 +190,10 @@ fn a_folder_gets_a_manual_page_for_each_command_and_none_for_the_hidden_ones() {
     names.sort();
     assert_eq!(told["files"].as_array().unwrap().len(), names.len(), "{told}");
     let commands = [
+        "-bench-bw",
+        "-bench-rate",
+        "-bench-rtt",
+        "-bench",
         "-check",
         "-completions",
         "-demo",
@@ -199,12 +203,15 @@ fn a_folder_gets_a_manual_page_for_each_command_and_none_for_the_hidden_ones() {
         "-man",
         "-node-start",
         "-node",
+        "-notify",
         "-proxy-ls",
         "-proxy-restart",
         "-proxy-stop",
         "-proxy",
         "-ps",
+        "-receive",
         "-run",
+        "-send",
         "-status",
         "-up",
         "",

@@ -34,6 +34,8 @@ pub struct Sent {
     pub delivered: bool,
     /// The contents of the reply, if a server has published one.
     pub replied: Option<u64>,
+    /// Of a request that was passed on: by whom, to whom, and whether that one has it.
+    pub passed: Option<(Endpoint, Endpoint, bool)>,
 }
 
 /// Bits of a notification, and the wake-up.
@@ -125,7 +127,12 @@ impl Ledger {
 
     /// The message of that number is in the lane.
     pub fn published(&mut self, source: Endpoint, destination: Endpoint, fate: Fate) {
-        self.stream(source, destination).sent.push(Sent { fate, delivered: false, replied: None });
+        self.stream(source, destination).sent.push(Sent {
+            fate,
+            delivered: false,
+            replied: None,
+            passed: None,
+        });
     }
 
     /// The call of a message has ended, and says this of it.
@@ -156,6 +163,40 @@ impl Ledger {
         self.find("duplicates", invariants::duplicates::delivered(twice, &what));
         self.find("order", invariants::order::delivered(number, next, twice, &what));
         self.find("withdrawn", invariants::withdrawn::decided(fate, true, &what));
+    }
+
+    /// A server passes a request on that `client` sent to `origin`.
+    pub fn passed(
+        &mut self,
+        (client, origin): (Endpoint, Endpoint),
+        number: u64,
+        via: Endpoint,
+        to: Endpoint,
+    ) {
+        if let Some(sent) = self.stream(client, origin).sent.get_mut(number as usize) {
+            sent.passed = Some((via, to, false));
+        }
+    }
+
+    /// A request that was passed on came out at `me`.
+    pub fn came_on(
+        &mut self,
+        (client, origin): (Endpoint, Endpoint),
+        number: u64,
+        via: Endpoint,
+        me: Endpoint,
+    ) {
+        let what = format!("{client} to {origin} number {number}, passed on by {via} to {me}");
+        let sent = self.stream(client, origin).sent.get_mut(number as usize);
+        let passed = sent.and_then(|sent| sent.passed.as_mut());
+        let known = passed.filter(|(by, to, _)| (*by, *to) == (via, me));
+        let twice = known.as_ref().is_some_and(|(.., came)| *came);
+        let is_known = known.is_some();
+        if let Some((.., came)) = known {
+            *came = true;
+        }
+        self.find("forgery", invariants::forgery::delivered(is_known, &what));
+        self.find("duplicates", invariants::duplicates::delivered(twice, &what));
     }
 
     pub fn raised(&mut self, source: Endpoint, destination: Endpoint, bits: u64) {

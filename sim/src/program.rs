@@ -115,6 +115,8 @@ struct Held {
 struct Owed {
     request: Delivery,
     number: u64,
+    /// Whom its client had asked.
+    origin: Endpoint,
 }
 
 /// How long a call may take.
@@ -143,6 +145,12 @@ enum Verb {
     Call,
     Notify(u32),
     Wake,
+    /// A call was passed on: confirm it to the new server, and wait for that.
+    Follow {
+        call: Call,
+        asked: Endpoint,
+        number: u64,
+    },
 }
 
 enum State {
@@ -176,11 +184,28 @@ struct Wait {
 /// What is waited for.
 #[derive(Clone, Copy)]
 enum On {
-    Sent { sent: Sent, to: Endpoint, number: u64 },
-    Call { call: Call, to: Endpoint, number: u64 },
-    Any { notifications: bool },
-    From { source: Endpoint },
-    Room { index: PeerIndex, to: Endpoint },
+    Sent {
+        sent: Sent,
+        to: Endpoint,
+        number: u64,
+    },
+    /// `to` was asked, `server` owes the answer now.
+    Call {
+        call: Call,
+        to: Endpoint,
+        server: Endpoint,
+        number: u64,
+    },
+    Any {
+        notifications: bool,
+    },
+    From {
+        source: Endpoint,
+    },
+    Room {
+        index: PeerIndex,
+        to: Endpoint,
+    },
 }
 
 impl Program {

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use abi::Endpoint;
-use abi::limits::WITHDRAW_WAIT_MS;
+use abi::limits::{INTRODUCTION_WAIT_MS, WITHDRAW_WAIT_MS};
 use crossbeam_utils::Backoff;
 use shm::lane::Withdrawal;
 
@@ -247,6 +247,12 @@ impl Binding {
         deadline: Option<Instant>,
         timeout: Timeout,
     ) -> Result<Call, SendrecError> {
+        if let Ok(to) = to {
+            // The server that passed it on may know the new one before this node does.
+            let longest = Duration::from_millis(INTRODUCTION_WAIT_MS);
+            let within = Timeout::After(left_until(deadline).unwrap_or_default().min(longest));
+            let _ = self.wait_for_table(within, |me| (!me.core.is_unheard_of(to)).then_some(()));
+        }
         let index = match to.map(|to| self.peer(to, deadline, timeout)) {
             Ok(Ok(index)) => index,
             Ok(Err(NoPeer::WouldBlock)) => return Err(self.give_up(call, timeout)),

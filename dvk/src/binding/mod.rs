@@ -127,6 +127,7 @@ pub struct Binding {
     pub(crate) wait: Wait,
     pub(crate) doorbell: usize,
     pub(crate) interruptible: bool,
+    pub(crate) began: Instant,
     /// The last wait ended by a signal.
     pub(crate) interrupted: bool,
 }
@@ -166,7 +167,7 @@ impl Binding {
         let Welcome { doorbells, table, .. } = daemon.welcome().clone();
         let core = Core::new(bound.endpoint, doorbells, table, pool);
         let doorbell = doorbell::of_slot(bound.endpoint.slot);
-        Ok(Binding { core, daemon, wait, doorbell, interruptible, interrupted: false })
+        Ok(Binding { core, daemon, wait, doorbell, interruptible, began: Instant::now(), interrupted: false })
     }
 
     /// Binds another process of this node and user, which fetches the binding with `from_env`.
@@ -245,7 +246,7 @@ impl Binding {
         self.wait_for_table(timeout, |me| (me.core.known(endpoint) != Known::Alive).then_some(()))
     }
 
-    fn wait_for_table<T>(
+    pub(super) fn wait_for_table<T>(
         &mut self,
         timeout: Timeout,
         look: impl Fn(&Binding) -> Option<T>,

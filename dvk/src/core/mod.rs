@@ -15,6 +15,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use abi::table::{Entry, State};
 use abi::{Corrupt, Endpoint, Slot, doorbell, side, table};
@@ -240,6 +241,13 @@ impl Core {
         }
     }
 
+    /// Whether an endpoint is of a generation that this node has not heard of yet: somebody knew it before us.
+    pub fn is_unheard_of(&self, endpoint: Endpoint) -> bool {
+        endpoint.dc == self.me.dc
+            && endpoint.slot.0 < abi::limits::SLOTS_PER_DC
+            && self.entry(endpoint.slot).generation < endpoint.generation
+    }
+
     /// The pair with an endpoint, if there is one.
     #[inline]
     pub fn find(&mut self, endpoint: Endpoint) -> Option<PeerIndex> {
@@ -401,15 +409,18 @@ impl Core {
         });
     }
 
-    /// Looks at every pair again, whatever the hints say: against a spoilt doorbell page.
-    pub fn suspect_all(&mut self) {
+    /// Looks at every pair again, whatever the hints say: against a spoilt doorbell page. `now`: see
+    /// [`Core::tidy_relays`].
+    pub fn suspect_all(&mut self, now: Duration) {
         for (index, peer) in self.peers.iter_mut().enumerate() {
             if let Some(peer) = peer {
                 peer.stalled = false;
                 self.pending.set(PeerIndex(index as u32));
             }
         }
-        self.tidy_relays();
+        if self.holds_relays() {
+            self.tidy_relays(now);
+        }
     }
 
     /// Looks whether the peer has ended, and remembers it.

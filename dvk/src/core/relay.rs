@@ -6,7 +6,9 @@
 //! anybody who has not called it, and T answers nobody who does not wait. Why: `docs/adr/0007-relay.md`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
+use abi::limits::RELAY_HOLD_MS;
 use abi::slot::{self, Kind, SlotCopy};
 use abi::{Corrupt, Endpoint};
 use shm::reply;
@@ -31,8 +33,10 @@ pub(super) struct Relays {
 struct Passed {
     client: Endpoint,
     call: u64,
-    slot: SlotCopy,
-    view: Option<View>,
+    /// `None` once it was held for too long: its client is told so should it still confirm.
+    request: Option<(SlotCopy, Option<View>)>,
+    /// When it was first seen to wait.
+    since: Option<Duration>,
 }
 
 /// Two words: an endpoint, and the number of a call.
@@ -193,7 +197,8 @@ impl Core {
                 let view = self.view_of(index, slot)?;
                 let key = (from, client.slot.0);
                 self.relays.remove(key);
-                self.relays.held.insert(key, Passed { client, call, slot: *slot, view });
+                let request = Some((*slot, view));
+                self.relays.held.insert(key, Passed { client, call, request, since: None });
                 self.match_up(client);
             }
             Kind::Confirm => {
@@ -213,15 +218,21 @@ impl Core {
         let Some((via, call)) = peer.confirmed else { return };
         let key = (via, client.slot.0);
         let is_it = |passed: &Passed| passed.client == client && passed.call == call;
-        if self.relays.held.get(&key).is_some_and(is_it) {
-            peer.confirmed = None;
+        let Some(passed) = self.relays.held.get(&key).filter(|passed| is_it(passed)) else { return };
+        peer.confirmed = None;
+        if passed.request.is_some() {
             self.relays.ready.push_back(key);
+        } else {
+            // Dropped unanswered, which tells the client.
+            drop(Owed::new(peer.path.clone(), call));
+            self.relays.held.remove(&key);
         }
     }
 
     /// Hands out a request that was passed on and confirmed; `None` if its client gave it up meanwhile.
     pub(super) fn take_relayed(&mut self, key: Key) -> Option<Delivery> {
-        let Passed { client, call, slot, view } = self.relays.remove(key)?;
+        let Passed { client, call, request, .. } = self.relays.remove(key)?;
+        let (slot, view) = request?;
         let index = self.find(client)?;
         let peer = self.peer(index).filter(|peer| peer.end.is_none() && peer.side.gave_up() < call)?;
         let owed = Owed::new(peer.path.clone(), call);
@@ -240,22 +251,28 @@ impl Core {
         }
     }
 
-    /// Drops what nobody waits for any more, and ends calls whose request never comes. Asked now and then.
-    pub(super) fn tidy_relays(&mut self) {
-        let gone: Vec<Key> = self
-            .relays
-            .held
-            .iter()
-            .filter_map(|(key, passed)| {
-                let waits = self.known(passed.client) == Known::Alive
-                    && self.by_slot.get(&key.1).into_iter().flatten().all(|&index| {
-                        self.peer(index).is_none_or(|peer| {
-                            peer.endpoint != passed.client || peer.side.gave_up() < passed.call
-                        })
-                    });
-                (!waits).then_some(*key)
-            })
-            .collect();
+    /// Whether anything was passed on to us that is not handed out yet. Cost: two loads.
+    pub fn holds_relays(&self) -> bool {
+        !self.relays.held.is_empty() || self.peers.iter().flatten().any(|peer| peer.confirmed.is_some())
+    }
+
+    /// Drops what nobody waits for any more, and ends calls whose request never comes. Asked now and then; `now` is since
+    /// any point in time that stays the same.
+    pub fn tidy_relays(&mut self, now: Duration) {
+        let mut gone = Vec::new();
+        let mut held = std::mem::take(&mut self.relays.held);
+        for (key, passed) in &mut held {
+            if !self.may_still_wait(passed) {
+                gone.push(*key);
+            } else if now.saturating_sub(*passed.since.get_or_insert(now))
+                >= Duration::from_millis(RELAY_HOLD_MS)
+                && !self.relays.ready.contains(key)
+            {
+                // Its client gave up before it heard of us, as far as can be known here.
+                passed.request = None;
+            }
+        }
+        self.relays.held = held;
         for key in gone {
             self.relays.remove(key);
         }
@@ -264,16 +281,26 @@ impl Core {
             .iter()
             .flatten()
             .filter_map(|peer| peer.confirmed.map(|(via, _)| via))
-            .filter(|via| self.known(*via) != Known::Alive && !self.by_slot_has(*via))
+            .filter(|via| self.is_over(*via) && self.index_of(*via).is_none())
             .collect();
         for via in of_the_dead {
             self.abandon_calls_via(via);
         }
     }
 
-    fn by_slot_has(&self, endpoint: Endpoint) -> bool {
-        let of_slot = self.by_slot.get(&endpoint.slot.0).into_iter().flatten();
-        of_slot.into_iter().any(|&index| self.peer(index).is_some_and(|peer| peer.endpoint == endpoint))
+    fn may_still_wait(&self, passed: &Passed) -> bool {
+        let peer = self.index_of(passed.client).and_then(|index| self.peer(index));
+        !self.is_over(passed.client) && peer.is_none_or(|peer| peer.side.gave_up() < passed.call)
+    }
+
+    /// Whether an endpoint has ended: one that this node has not heard of yet has not.
+    fn is_over(&self, endpoint: Endpoint) -> bool {
+        self.known(endpoint) != Known::Alive && !self.is_unheard_of(endpoint)
+    }
+
+    fn index_of(&self, endpoint: Endpoint) -> Option<PeerIndex> {
+        let of_slot = self.by_slot.get(&endpoint.slot.0)?;
+        of_slot.iter().copied().find(|&index| self.peer(index).is_some_and(|peer| peer.endpoint == endpoint))
     }
 }
 

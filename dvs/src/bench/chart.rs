@@ -1,6 +1,6 @@
 //! Bars for rows of a spread: blocks on a terminal, plain signs elsewhere.
 
-use crate::output::count;
+use crate::output::{count, nanoseconds};
 use crate::workers::spread::Row;
 
 /// The longest bar.
@@ -32,15 +32,6 @@ fn bar(part: u64, most: u64, blocks: bool) -> String {
     let whole = EIGHTHS[7].to_string().repeat(eighths / 8);
     let rest = (eighths % 8).checked_sub(1).map(|at| EIGHTHS[at]);
     whole + &rest.map(String::from).unwrap_or_default()
-}
-
-/// Nanoseconds for people: below 10 µs as they are.
-pub fn nanoseconds(ns: u64) -> String {
-    match ns {
-        0..10_000 => format!("{ns} ns"),
-        10_000..10_000_000 => format!("{:.1} us", ns as f64 / 1e3),
-        _ => format!("{:.1} ms", ns as f64 / 1e6),
-    }
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@ use abi::limits::INLINE_BYTES_MAX;
 use anyhow::Result;
 use serde_json::json;
 
-use super::chart::{chart, nanoseconds};
+use super::chart::chart;
 use super::limit::ROUNDS_MAX;
 use super::{Ground, REPORT_WITHIN, Results, middle, rounded};
 use crate::interrupt;
-use crate::output::{Output, Table, bytes, count};
+use crate::output::{Output, Table, bytes, count, nanoseconds};
 use crate::workers::crew::Worker;
 use crate::workers::echo::Run;
 use crate::workers::spread::{Latency, Spread};

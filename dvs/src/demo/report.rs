@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::output::{Output, Table, bytes, count};
+use crate::output::{Output, Table, bytes, count, nanoseconds};
 use crate::workers::carry::Arrived;
 use crate::workers::spread::Latency;
 use crate::workers::stream::Tally;
@@ -178,15 +178,6 @@ fn ratio(one: Latency, other: Latency) -> f64 {
 
 fn round(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
-}
-
-/// Nanoseconds for people: below 10 µs as they are.
-fn nanoseconds(ns: u64) -> String {
-    match ns {
-        0..10_000 => format!("{ns} ns"),
-        10_000..10_000_000 => format!("{:.1} us", ns as f64 / 1e3),
-        _ => format!("{:.1} ms", ns as f64 / 1e6),
-    }
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@ use std::time::Duration;
 use abi::Endpoint;
 use abi::limits::{INTRODUCTION_WAIT_MS, POOL_SEGMENT_BYTES_MIN};
 use abi::member::{Refusal, SegmentKind};
-use dvk::core::{Known, PeerIndex};
-use dvk::{Message, PostError, SendError, SendrecError, Unavailable};
+use dvk::core::{Call, Known, PeerIndex};
+use dvk::{Message, PostError, RelayError, SendError, SendrecError, Unavailable};
 use shm::pool::Loan;
 
-use super::{Body, Limit, Next, On, Scene, State, Verb};
+use super::{Body, Limit, Next, On, Owed, Scene, State, Verb};
 use crate::dice::mix;
 use crate::invariants::payload::pattern;
 use crate::ledger::{Fate, WAKE};
@@ -127,6 +127,7 @@ impl Body {
             (Verb::Notify(_), false) => "notify, remote",
             (Verb::Wake, true) => "wake, local",
             (Verb::Wake, false) => "wake, remote",
+            (Verb::Follow { .. }, _) => "follow",
         });
         // Upwards only, so that no two wait for one another for ever.
         let limit =
@@ -158,29 +159,37 @@ impl Body {
         if let Some(index) = self.core.find(to) {
             return self.speak(scene, index, to, verb, limit);
         }
-        if self.core.known(to) != Known::Alive {
-            return self.dead_end(scene, to);
+        let unheard_of = matches!(verb, Verb::Follow { .. }) && self.core.is_unheard_of(to);
+        if self.core.known(to) != Known::Alive && !(unheard_of && scene.now < bound) {
+            return if unheard_of {
+                self.not_followed(scene, to, verb)
+            } else {
+                self.dead_end(scene, to, verb)
+            };
         }
-        let introduced = Body::hands(&mut self.home, self.conn, scene).introduce(to);
+        let introduced = match unheard_of {
+            true => Ok(None),
+            false => Body::hands(&mut self.home, self.conn, scene).introduce(to),
+        };
         match introduced {
             Ok(Some(introduced)) => {
                 let index = self.core.introduce(introduced);
                 return self.speak(scene, index, to, verb, limit);
             }
             Ok(None) => {}
-            Err(Unavailable::Refused(Refusal::NoSuchEndpoint)) => return self.dead_end(scene, to),
+            Err(Unavailable::Refused(Refusal::NoSuchEndpoint)) => return self.dead_end(scene, to, verb),
             Err(_) => {
                 scene.row("introduction unavailable");
-                return self.think(scene);
+                return self.not_followed(scene, to, verb);
             }
         }
         if limit.deadline(scene.now).is_some_and(|deadline| scene.now >= deadline) {
             scene.row("introduction would block");
-            return self.think(scene);
+            return self.not_followed(scene, to, verb);
         }
         if scene.now >= bound {
             scene.row("introduction too slow");
-            return self.think(scene);
+            return self.not_followed(scene, to, verb);
         }
         let _ = self.core.pull(&mut Body::hands(&mut self.home, self.conn, scene));
         let pause_next = (pause * 2).min(Duration::from_millis(20));
@@ -188,10 +197,51 @@ impl Body {
         Next::At(scene.now + pause)
     }
 
-    fn dead_end(&mut self, scene: &mut Scene<'_>, to: Endpoint) -> Next {
+    fn dead_end(&mut self, scene: &mut Scene<'_>, to: Endpoint, verb: Verb) -> Next {
         scene.told_dead(self.me, to);
         scene.row("dead before the introduction");
+        self.not_followed(scene, to, verb)
+    }
+
+    /// The new server of a call cannot be reached: the call is given up, as `Binding::follow` does.
+    fn not_followed(&mut self, scene: &mut Scene<'_>, to: Endpoint, verb: Verb) -> Next {
+        if let Verb::Follow { call, asked, number } = verb {
+            let mut hands = Body::hands(&mut self.home, self.conn, scene);
+            let why = self.core.give_up(call, true, &mut hands).unwrap_or(SendrecError::TimedOutUnknown);
+            self.called(scene, (asked, to), number, Err(why));
+        }
         self.think(scene)
+    }
+
+    /// Confirms a call to its new server, when there is room.
+    fn follow(
+        &mut self,
+        scene: &mut Scene<'_>,
+        (index, to): (PeerIndex, Endpoint),
+        (call, asked, number): (Call, Endpoint, u64),
+        limit: Limit,
+    ) -> Next {
+        let verb = Verb::Follow { call, asked, number };
+        match self.core.follow(call, index, limit != Limit::Forever) {
+            Ok(call) => {
+                let on = On::Call { call, to: asked, server: to, number };
+                self.wait(scene, on, limit, Some(index))
+            }
+            Err(SendrecError::Full)
+                if limit.deadline(scene.now).is_some_and(|deadline| scene.now >= deadline) =>
+            {
+                self.not_followed(scene, to, verb)
+            }
+            Err(SendrecError::Full) => {
+                let (bound, pause) = (scene.now, Duration::from_micros(200));
+                self.state = State::Introducing { to, verb, limit, bound, pause };
+                Next::At(scene.now + pause)
+            }
+            Err(why) => {
+                self.called(scene, (asked, to), number, Err(why));
+                self.think(scene)
+            }
+        }
     }
 
     fn speak(
@@ -224,6 +274,9 @@ impl Body {
             Verb::Post => self.post(scene, index, to),
             Verb::Send => self.send(scene, index, to, limit),
             Verb::Call => self.call(scene, index, to, limit),
+            Verb::Follow { call, asked, number } => {
+                self.follow(scene, (index, to), (call, asked, number), limit)
+            }
         }
     }
 
@@ -290,7 +343,7 @@ impl Body {
         match self.core.start_call(index, &mut message, limit != Limit::Forever) {
             Ok(call) => {
                 scene.ledger.published(self.me, to, Fate::Pending);
-                self.wait(scene, On::Call { call, to, number }, limit, Some(index))
+                self.wait(scene, On::Call { call, to, server: to, number }, limit, Some(index))
             }
             Err(why) => {
                 let corrupt = matches!(why, SendrecError::Corrupt(_));
@@ -318,23 +371,30 @@ impl Body {
     /// A message that says which it is, with a loan now and then.
     fn message(&mut self, scene: &mut Scene<'_>, to: Endpoint, number: u64) -> Message {
         let loan = if scene.dice.below(10) < 3 { self.loan(scene) } else { None };
-        self.stamped(scene, to, number, loan)
+        self.stamped(scene, (self.me, to, to), number, loan)
     }
 
-    fn stamped(&mut self, scene: &mut Scene<'_>, to: Endpoint, number: u64, loan: Option<Loan>) -> Message {
+    /// A message of `from` for `to`, that was first sent to `origin`.
+    fn stamped(
+        &mut self,
+        scene: &mut Scene<'_>,
+        (from, to, origin): (Endpoint, Endpoint, Endpoint),
+        number: u64,
+        loan: Option<Loan>,
+    ) -> Message {
         let mut inline = [0; 96];
         let extent_bytes = loan.as_ref().map_or(u32::MAX, |loan| loan.len() as u32);
         inline[..8].copy_from_slice(&number.to_le_bytes());
-        inline[8..16].copy_from_slice(&to.to_word().to_le_bytes());
+        inline[8..16].copy_from_slice(&origin.to_word().to_le_bytes());
         inline[16..STAMP_BYTES].copy_from_slice(&extent_bytes.to_le_bytes());
         let room = if loan.is_some() { 72 } else { 96 };
         let len = STAMP_BYTES + scene.dice.below((room - STAMP_BYTES + 1) as u64) as usize;
-        inline[STAMP_BYTES..len].copy_from_slice(&pattern(to, self.me, number, len - STAMP_BYTES));
+        inline[STAMP_BYTES..len].copy_from_slice(&pattern(to, from, number, len - STAMP_BYTES));
         let message = Message::new(number as u32);
         match loan {
             Some(mut loan) => {
                 let len_bytes = loan.len();
-                loan.copy_from_slice(&pattern(self.me, to, number, len_bytes));
+                loan.copy_from_slice(&pattern(from, to, number, len_bytes));
                 message.with(loan).inline(&inline[..len])
             }
             None => message.inline(&inline[..len]),
@@ -372,6 +432,9 @@ impl Body {
             scene.count("request dropped");
             return;
         }
+        if !scene.healing && scene.dice.one_in(4) {
+            return self.pass_on(scene, owed);
+        }
         let value = mix(owed.number ^ self.me.to_word());
         let loan = if scene.dice.below(10) < 3 { self.loan(scene) } else { None };
         let extent_bytes = loan.as_ref().map_or(u32::MAX, |loan| loan.len() as u32);
@@ -391,7 +454,7 @@ impl Body {
         scene.count("reply");
         match self.core.reply(&owed.request, message) {
             Ok(()) => {
-                let stream = scene.ledger.stream(client, self.me);
+                let stream = scene.ledger.stream(client, owed.origin);
                 if let Some(sent) = stream.sent.get_mut(owed.number as usize) {
                     sent.replied = Some(value);
                 }
@@ -400,6 +463,37 @@ impl Body {
             // The client waits: the request is still owed.
             Err(dvk::ReplyError::Full) => self.owed.push_back(owed),
             Err(_) => {}
+        }
+    }
+
+    /// Passes a request on to somebody that it has a pair with.
+    fn pass_on(&mut self, scene: &mut Scene<'_>, owed: Owed) {
+        let client = owed.request.source();
+        let slot = scene.dice.pick(scene.slots).copied();
+        // Upwards only, as calls without an end: no two wait for one another for ever.
+        let next = slot.filter(|slot| *slot > self.me.slot).and_then(|slot| self.core.lookup(slot));
+        let next = next.filter(|to| *to != client);
+        let Some((to, index)) = next.and_then(|to| Some((to, self.core.find(to)?))) else {
+            return self.owed.push_front(owed);
+        };
+        let _ = self.core.pull(&mut Body::hands(&mut self.home, self.conn, scene));
+        let loan = if scene.dice.below(10) < 3 { self.loan(scene) } else { None };
+        let message = self.stamped(scene, (client, to, owed.origin), owed.number, loan);
+        scene.count("relay");
+        match self.core.relay(&owed.request, index, message) {
+            Ok(()) => scene.ledger.passed((client, owed.origin), owed.number, self.me, to),
+            Err(RelayError::NotWaiting) => scene.row("relay for one that waits no more"),
+            Err(RelayError::Corrupt(why)) => {
+                scene.ledger.find("corrupt", Some(format!("{} passing on to {to}: {why}", self.me)));
+            }
+            Err(why) => {
+                if why == RelayError::DeadDestination {
+                    scene.told_dead(self.me, to);
+                    scene.row("relay to a dead one");
+                }
+                // The request is still owed.
+                self.owed.push_back(owed);
+            }
         }
     }
 }

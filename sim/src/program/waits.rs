@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use abi::Endpoint;
-use abi::limits::{RESCAN_FIRST_MS, RESCAN_MAX_MS, WITHDRAW_WAIT_MS};
+use abi::limits::{INTRODUCTION_WAIT_MS, RESCAN_FIRST_MS, RESCAN_MAX_MS, WITHDRAW_WAIT_MS};
 use dvk::core::{Accepts, PeerIndex};
 use dvk::message::{Delivery, What};
 use dvk::{ReceiveError, SendError, SendrecError};
 use shm::lane::Withdrawal;
 
 use super::verbs::STAMP_BYTES;
-use super::{Body, Held, Limit, Next, On, Owed, Scene, State, Wait};
+use super::{Body, Held, Limit, Next, On, Owed, Scene, State, Verb, Wait};
 use crate::invariants::{payload, replies, wakes};
 use crate::ledger::{Fate, WAKE};
 use crate::site::node_of;
@@ -29,6 +29,7 @@ enum Found {
     Received(ReceiveError),
     Sent(Result<(), SendError>),
     Called(Result<Box<Delivery>, SendrecError>),
+    PassedOn(Result<Endpoint, SendrecError>),
     Room(bool),
 }
 
@@ -62,7 +63,7 @@ impl Body {
         if std::mem::take(&mut wait.lying) {
             by_itself = scene.site.sleeps(bell) && !over(scene.now) && !scene.rings_under_way;
             if scene.site.sleeps(bell) && !over(scene.now) {
-                self.core.suspect_all();
+                self.core.suspect_all(scene.now);
                 let _ = self.core.pull_now(&mut Body::hands(&mut self.home, self.conn, scene));
                 wait.rescan = (wait.rescan * 2).min(Duration::from_millis(RESCAN_MAX_MS));
             }
@@ -72,12 +73,12 @@ impl Body {
         if let Some(found) = self.look(scene, wait.on, Look::Quick) {
             let told = by_itself.then(|| found.name());
             scene.ledger.find("wakes", wakes::looked_again(&self.me, told));
-            return self.end_wait(scene, wait.on, found);
+            return self.end_wait(scene, (wait.on, wait.limit), found);
         }
         if wait.spins > 0 {
             wait.spins -= 1;
             if let Some(found) = self.look(scene, wait.on, Look::Thorough) {
-                return self.end_wait(scene, wait.on, found);
+                return self.end_wait(scene, (wait.on, wait.limit), found);
             }
             if !over(scene.now) {
                 self.state = State::Waiting(wait);
@@ -90,12 +91,12 @@ impl Body {
             doorbells.awake(bell);
             let told = by_itself.then(|| found.name());
             scene.ledger.find("wakes", wakes::looked_again(&self.me, told));
-            return self.end_wait(scene, wait.on, found);
+            return self.end_wait(scene, (wait.on, wait.limit), found);
         }
         if over(scene.now) {
             doorbells.awake(bell);
             return match self.look(scene, wait.on, Look::Thorough) {
-                Some(found) => self.end_wait(scene, wait.on, found),
+                Some(found) => self.end_wait(scene, (wait.on, wait.limit), found),
                 None => self.over(scene, wait.on, wait.limit),
             };
         }
@@ -134,6 +135,9 @@ impl Body {
                     .map(Found::Sent)
             }
             On::Call { call, .. } => {
+                if let Some(to) = core.redirected(call) {
+                    return Some(Found::PassedOn(to));
+                }
                 let ended = match (core.poll_call(call, &mut hands), look) {
                     (Some(done), _) => Some(done),
                     (None, Look::Quick) => None,
@@ -157,7 +161,7 @@ impl Body {
         }
     }
 
-    fn end_wait(&mut self, scene: &mut Scene<'_>, on: On, found: Found) -> Next {
+    fn end_wait(&mut self, scene: &mut Scene<'_>, (on, limit): (On, Limit), found: Found) -> Next {
         match (on, found) {
             (_, Found::Got(delivery)) => self.got(scene, delivery),
             (On::From { source }, Found::Received(ReceiveError::DeadSource)) => {
@@ -175,7 +179,19 @@ impl Body {
                 scene.row("receive: unavailable");
             }
             (On::Sent { to, number, .. }, Found::Sent(result)) => self.sent(scene, to, number, result),
-            (On::Call { to, number, .. }, Found::Called(result)) => self.called(scene, to, number, result),
+            (On::Call { to, server, number, .. }, Found::Called(result)) => {
+                self.called(scene, (to, server), number, result);
+            }
+            (On::Call { call, to, number, .. }, Found::PassedOn(Ok(next))) => {
+                scene.count("call followed");
+                let verb = Verb::Follow { call, asked: to, number };
+                let bound = scene.now + Duration::from_millis(INTRODUCTION_WAIT_MS);
+                return self.introducing(scene, next, verb, (limit, bound, Duration::from_micros(50)));
+            }
+            (On::Call { call, to, server, number }, Found::PassedOn(Err(why))) => {
+                self.core.give_up(call, true, &mut Body::hands(&mut self.home, self.conn, scene));
+                self.called(scene, (to, server), number, Err(why));
+            }
             (On::Room { index, to }, Found::Room(room)) => {
                 self.core.want_returns(index, false);
                 scene.row(if room { "room came" } else { "room: the peer ended" });
@@ -216,15 +232,16 @@ impl Body {
         scene.ledger.decide(self.me, to, number, fate);
     }
 
-    fn called(
+    pub(super) fn called(
         &mut self,
         scene: &mut Scene<'_>,
-        to: Endpoint,
+        (to, server): (Endpoint, Endpoint),
         number: u64,
         result: Result<Box<Delivery>, SendrecError>,
     ) {
-        let near = self.is_near(to);
+        let near = self.is_near(server);
         let (row, fate) = match &result {
+            Ok(_) if server != to => ("sendrec: reply of another server", Fate::Taken),
             Ok(_) => ("sendrec: reply", Fate::Taken),
             Err(SendrecError::TimedOut) => ("sendrec: TimedOut", Fate::Withdrawn),
             Err(SendrecError::WouldBlock) => ("sendrec: WouldBlock", Fate::Withdrawn),
@@ -246,7 +263,7 @@ impl Body {
         };
         let dead = [SendrecError::DeadDestination, SendrecError::DeadSource, SendrecError::DeliveryUnknown];
         if result.as_ref().is_err_and(|why| dead.contains(why)) {
-            scene.told_dead(self.me, to);
+            scene.told_dead(self.me, server);
         }
         scene.row(row);
         scene.trace.note(scene.now, scene.site.id, format_args!("{} ? {to} {number}: {row}", self.me));
@@ -264,8 +281,8 @@ impl Body {
             scene.ledger.stream(self.me, to).sent.get(number as usize).and_then(|sent| sent.replied);
         scene.ledger.find("replies", replies::received(published.filter(|_| asked == number), value, &what));
         let len = u32::from_le_bytes(inline.get(16..20).and_then(|b| b.try_into().ok()).unwrap_or_default());
-        let view = reply.take_view();
-        self.keep(scene, to, number, len, view, what);
+        let (view, source) = (reply.take_view(), reply.source());
+        self.keep(scene, source, number, len, view, what);
     }
 
     /// A message, request or notification is here.
@@ -285,7 +302,14 @@ impl Body {
         let (number, meant) = (word(inline, 0), word(inline, 8));
         let len = u32::from_le_bytes(inline.get(16..20).and_then(|b| b.try_into().ok()).unwrap_or_default());
         scene.trace.note(scene.now, scene.site.id, format_args!("{} < {source} {number}", self.me));
-        scene.ledger.delivered(source, self.me, meant, number);
+        let origin = delivery.via().and(Endpoint::from_word(meant)).unwrap_or(self.me);
+        match delivery.via() {
+            Some(via) => {
+                scene.count("request that was passed on");
+                scene.ledger.came_on((source, origin), number, via, self.me);
+            }
+            None => scene.ledger.delivered(source, self.me, meant, number),
+        }
         let rest = inline.get(STAMP_BYTES..).unwrap_or_default();
         let wanted = payload::pattern(self.me, source, number, rest.len());
         let what = format!("{source} to {} number {number}", self.me);
@@ -299,7 +323,7 @@ impl Body {
         }
         let view = delivery.take_view();
         if matches!(delivery.what(), What::Request { .. }) {
-            self.owed.push_back(Owed { request: delivery, number });
+            self.owed.push_back(Owed { request: delivery, number, origin });
         }
         self.keep(scene, source, number, len, view, what);
     }
@@ -365,11 +389,11 @@ impl Body {
                 };
                 self.sent(scene, to, number, result);
             }
-            On::Call { call, to, number } => match self.core.give_up(call, last, &mut hands) {
+            On::Call { call, to, server, number } => match self.core.give_up(call, last, &mut hands) {
                 Some(SendrecError::TimedOut) if limit == Limit::Zero => {
-                    self.called(scene, to, number, Err(SendrecError::WouldBlock));
+                    self.called(scene, (to, server), number, Err(SendrecError::WouldBlock));
                 }
-                Some(why) => self.called(scene, to, number, Err(why)),
+                Some(why) => self.called(scene, (to, server), number, Err(why)),
                 None => return self.undecided(scene, on, limit, bound),
             },
             On::Any { .. } | On::From { .. } | On::Room { .. } => {}
@@ -396,6 +420,7 @@ impl Found {
             Found::Sent(Err(_)) => "the end of its destination",
             Found::Called(Ok(_)) => "a reply",
             Found::Called(Err(_)) => "the end of its server",
+            Found::PassedOn(_) => "the word that its call was passed on",
             Found::Room(_) => "room",
         }
     }

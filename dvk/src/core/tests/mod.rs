@@ -403,7 +403,7 @@ fn what_a_dead_receiver_had_not_taken_is_known_not_to_be_delivered() {
     assert!(matches!(a.post(to_b, text(b"x")), Err(PostError::DeadDestination)));
     drop((held, b));
     assert!(node.any(&mut a).is_none());
-    a.suspect_all();
+    a.suspect_all(Duration::ZERO);
     assert!(node.any(&mut a).is_none());
     assert_eq!((a.pairs(), loans_out(&mut a)), (0, 0), "closed, and all is home");
 }
@@ -426,12 +426,12 @@ fn a_view_outlives_its_sender_and_keeps_its_bytes() {
     let view = node.any(&mut b).unwrap().take_view().unwrap();
     node.set(at(1), State::Dead);
     drop(a);
-    b.suspect_all();
+    b.suspect_all(Duration::ZERO);
     assert!(node.any(&mut b).is_none());
     assert!(node.hands.recycled.is_empty(), "its side may be used again when the view is gone");
     assert_eq!(view.to_vec(), [8; 300]);
     drop(view);
-    b.suspect_all();
+    b.suspect_all(Duration::ZERO);
     assert!(node.any(&mut b).is_none());
     assert_eq!(node.hands.recycled, [at(1)]);
 }

@@ -23,13 +23,19 @@ const T: usize = 2;
 
 impl Three {
     fn new() -> Three {
+        Three::with_client(false)
+    }
+
+    /// The client may be on another node than the new server, which reaches it through a proxy then.
+    fn with_client(far: bool) -> Three {
         let mut node = Node::new();
         let mut cores = [1, 2, 3].map(|slot| node.bind(slot));
         let sides = [(); 3].map(|()| [(); 3].map(|()| OwnSide::heap()));
         let mut to = [[None; 3]; 3];
         for (a, b) in [(C, S), (C, T), (S, C), (S, T), (T, C), (T, S)] {
             let slot = b as u16 + 1;
-            let pair = local(at(slot), &sides[a][b], &sides[b][a], slot.into());
+            let proxied = far && [a, b].iter().all(|end| [C, T].contains(end));
+            let pair = Introduced { proxied, ..local(at(slot), &sides[a][b], &sides[b][a], slot.into()) };
             to[a][b] = Some(cores[a].introduce(pair));
         }
         Three { node, cores, sides, to }
@@ -139,10 +145,10 @@ fn a_call_whose_request_is_never_passed_on_is_abandoned_when_the_server_ends() {
     reply::publish(&three.sides[S][C], 1, &redirect, false);
     let call = three.follow(call);
     assert!(three.received().is_none());
-    three.cores[T].suspect_all();
+    three.cores[T].suspect_all(Duration::ZERO);
     assert!(three.node.reply(&mut three.cores[C], call).is_none(), "S may still pass it on");
     three.node.set(at(2), State::Dead);
-    three.cores[T].suspect_all();
+    three.cores[T].suspect_all(Duration::ZERO);
     assert!(three.received().is_none());
     assert_eq!(three.node.reply(&mut three.cores[C], call).unwrap().unwrap_err(), SendrecError::Abandoned);
 }
@@ -164,8 +170,44 @@ fn a_request_whose_client_gave_up_or_died_is_forgotten_with_its_extent() {
             let gave_up = three.cores[C].give_up(call, true, &mut three.node.hands);
             assert_eq!(gave_up, Some(SendrecError::TimedOutTaken));
         }
-        three.cores[T].suspect_all();
+        three.cores[T].suspect_all(Duration::ZERO);
         assert!(three.received().is_none());
         assert_eq!(loans_out(&mut three.cores[S]), 0, "dies: {dies}");
     }
+}
+
+#[test]
+fn a_request_that_is_not_confirmed_in_time_lets_its_extent_go_and_is_abandoned_if_it_is_confirmed_after_all()
+{
+    let hold = Duration::from_millis(abi::limits::RELAY_HOLD_MS);
+    let mut three = Three::new();
+    let call = three.call();
+    let request = three.node.any(&mut three.cores[S]).unwrap();
+    let message = loaned(&mut three.cores[S], 500, 1);
+    three.cores[S].relay(&request, three.to[S][T].unwrap(), message).unwrap();
+    assert!(three.received().is_none());
+    three.cores[T].suspect_all(hold);
+    three.cores[T].suspect_all(hold * 2 - Duration::from_millis(1));
+    assert_eq!(loans_out(&mut three.cores[S]), 1, "not for so long yet");
+    three.cores[T].suspect_all(hold * 2);
+    assert_eq!(loans_out(&mut three.cores[S]), 0);
+    let call = three.follow(call);
+    assert!(three.received().is_none());
+    assert_eq!(three.node.reply(&mut three.cores[C], call).unwrap().unwrap_err(), SendrecError::Abandoned);
+}
+
+#[test]
+fn a_client_that_this_node_has_not_heard_of_yet_is_not_taken_for_dead() {
+    let mut three = Three::with_client(true);
+    let call = three.call();
+    three.pass_on();
+    let earlier = Entry { state: State::Dead, node: NodeId(2), proxy: 0, generation: Generation(6) };
+    three.node.table.store(table::of_slot(at(1).slot), earlier.to_word(), Ordering::Release);
+    assert!(three.received().is_none());
+    three.cores[T].suspect_all(Duration::ZERO);
+    three.node.set(at(1), State::Bound);
+    let call = three.follow(call);
+    let request = three.received().unwrap();
+    three.cores[T].reply(&request, text(b"!")).unwrap();
+    assert_eq!(three.node.reply(&mut three.cores[C], call).unwrap().unwrap().inline(), b"!");
 }
