@@ -28,6 +28,8 @@ pub(super) struct Relays {
     held: BTreeMap<Key, Passed>,
     /// Of these, what its client has confirmed: to be handed out, first in, first out.
     ready: VecDeque<Key>,
+    /// Somebody has confirmed a call to us, ever: most endpoints are never passed anything.
+    ever: bool,
 }
 
 struct Passed {
@@ -204,6 +206,7 @@ impl Core {
             Kind::Confirm => {
                 let (via, call) = named(slot, me.dc)?;
                 peer.confirmed = Some((via, call));
+                self.relays.ever = true;
                 self.match_up(from);
             }
             Kind::Post | Kind::Send | Kind::Request | Kind::Reply => return Ok(false),
@@ -251,9 +254,11 @@ impl Core {
         }
     }
 
-    /// Whether anything was passed on to us that is not handed out yet. Cost: two loads.
+    /// Whether anything was passed on to us that is not handed out yet. Cost: two loads; a look at each pair for whoever
+    /// was ever passed anything.
     pub fn holds_relays(&self) -> bool {
-        !self.relays.held.is_empty() || self.peers.iter().flatten().any(|peer| peer.confirmed.is_some())
+        !self.relays.held.is_empty()
+            || (self.relays.ever && self.peers.iter().flatten().any(|peer| peer.confirmed.is_some()))
     }
 
     /// Drops what nobody waits for any more, and ends calls whose request never comes. Asked now and then; `now` is since
