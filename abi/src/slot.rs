@@ -32,7 +32,7 @@ pub enum Kind {
     Via = 5,
     /// `relay`: a request passed on, as its client had sent it.
     Relayed = 6,
-    /// Of a client: its call is owed by this lane's reader now. Body: who passed it on, and the number of the call.
+    /// Of a client: its call is owed by this lane's reader now. Body: who passed it on, the number of the call there, and its number here.
     Confirm = 7,
 }
 

@@ -46,7 +46,7 @@ fn layouts_are_these_bytes() {
     extent.set_claim(Claim { segment: 3, token: 4, offset_bytes: 64, len_bytes: 1 << 20 });
     extent.set_inline(b"beside");
     let mut confirm = slot(SlotKind::Confirm, 0, 1);
-    confirm.set_inline(&[PAIR.destination.to_word().to_le_bytes(), 7_u64.to_le_bytes()].concat());
+    confirm.set_inline(&[PAIR.destination.to_word(), 7, 8].map(u64::to_le_bytes).concat());
     let via = slot(SlotKind::Via, 0, 2);
     let relayed = slot(SlotKind::Relayed, 0, 3);
     let redirect = slot(SlotKind::Reply, REDIRECT, 4);

@@ -109,8 +109,16 @@ pub(crate) struct Peer {
     pub(crate) replied: Option<(u64, u32)>,
     /// It passes a request on with its next slot: whose, and of which call.
     pub(crate) passing: Option<(Endpoint, u64)>,
-    /// It waits for our answer to a call that was passed on, by whom and of which number; the request is not here yet.
-    pub(crate) confirmed: Option<(Endpoint, u64)>,
+    /// It waits for our answer to a call that was passed on; the request is not here yet.
+    pub(crate) confirmed: Option<Confirmed>,
+}
+
+/// What a client says of its call that was passed on to us: by whom, of which number there, and of which here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Confirmed {
+    pub(crate) via: Endpoint,
+    pub(crate) call: u64,
+    pub(crate) number: u64,
 }
 
 /// What is out with one peer.

@@ -15,7 +15,7 @@ use crate::server::{ACCEPTED, Refused};
 pub enum CallError {
     /// The request or its answer did not come through: see what it says of delivery.
     Sendrec(SendrecError),
-    /// The server refused: nothing was done.
+    /// The server refused: nothing was done, but for `NoRoom`.
     Refused(Refused),
     /// The server answered something that the interface does not say. It has done what it was asked.
     Malformed,

@@ -252,6 +252,13 @@ impl LaneReader {
         slot::has_flag(peer.words().load(slot_at(self.next), Ordering::Relaxed), slot::EXTENT)
     }
 
+    /// Whether the slot at the front is a message to hand out as it is, as its head says now: not withdrawn either.
+    pub fn is_plain(&self, peer: &PeerSide) -> bool {
+        // Relaxed: as `has_extent`.
+        let head = peer.words().load(slot_at(self.next), Ordering::Relaxed);
+        slot::is_plain(head) && !slot::has_flag(head, slot::WITHDRAWN)
+    }
+
     /// How many slots in a row are published from the front on.
     pub fn pending(&self, peer: &PeerSide) -> u64 {
         (0..LANE_SLOTS)

@@ -226,6 +226,10 @@ impl Binding {
             }
             if let Some(to) = self.core.redirected(call) {
                 call = self.follow(call, to, deadline, timeout)?;
+                // Servers that pass it round and round must not keep us beyond our time.
+                if left_until(deadline).is_none() {
+                    return Err(self.give_up(call, timeout));
+                }
                 continue;
             }
             if let Some(done) = self.core.take_answer(call, &mut self.daemon) {
@@ -251,7 +255,10 @@ impl Binding {
             // The server that passed it on may know the new one before this node does.
             let longest = Duration::from_millis(INTRODUCTION_WAIT_MS);
             let within = Timeout::After(left_until(deadline).unwrap_or_default().min(longest));
-            let _ = self.wait_for_table(within, |me| (!me.core.is_unheard_of(to)).then_some(()));
+            let heard = self.wait_for_table(within, |me| (!me.core.is_unheard_of(to)).then_some(()));
+            if heard == Err(WaitError::Interrupted) {
+                return Err(self.give_up(call, timeout));
+            }
         }
         let index = match to.map(|to| self.peer(to, deadline, timeout)) {
             Ok(Ok(index)) => index,

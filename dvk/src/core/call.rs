@@ -39,7 +39,7 @@ impl Core {
     ) -> Result<Call, SendrecError> {
         self.calls += 1;
         let call = self.calls;
-        if call.is_multiple_of(CALLS_KNOWN_EVERY) {
+        if call - self.calls_told >= CALLS_KNOWN_EVERY {
             self.tell_calls(call);
         }
         let flags = if withdrawable { slot::WITHDRAWABLE } else { 0 };
@@ -58,6 +58,7 @@ impl Core {
     /// Every call before this one is over.
     #[cold]
     fn tell_calls(&mut self, call: u64) {
+        self.calls_told = call;
         for peer in self.peers.iter().flatten() {
             peer.path.own.set_gave_up(call - 1);
         }
@@ -127,7 +128,7 @@ impl Core {
 
     /// The server broke the protocol: the call is over, and the pair.
     #[cold]
-    fn corrupt_reply(&mut self, index: PeerIndex, corrupt: Corrupt) -> SendrecError {
+    pub(super) fn corrupt_reply(&mut self, index: PeerIndex, corrupt: Corrupt) -> SendrecError {
         self.end_call(index);
         SendrecError::Corrupt(self.condemn(index, corrupt))
     }

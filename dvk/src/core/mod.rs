@@ -6,6 +6,7 @@
 
 mod call;
 mod extents;
+mod pending;
 mod receive;
 mod relay;
 mod send;
@@ -33,6 +34,7 @@ use crate::error::Unavailable;
 use crate::peer::{End, Far, Outstanding, Path, Peer};
 
 pub use call::Call;
+use pending::Pending;
 pub use receive::{Accepts, Due, NotBytes};
 pub use send::Sent;
 
@@ -110,6 +112,8 @@ pub struct Core {
     served: u32,
     /// The number of our last call.
     calls: u64,
+    /// The one that all peers were told of last: see `side::GAVE_UP`.
+    calls_told: u64,
     pool: Pool,
     out: extents::Out,
     relays: relay::Relays,
@@ -124,55 +128,6 @@ pub struct Counters {
     pub received: u64,
     pub skipped: u64,
     pub corrupt: u64,
-}
-
-/// Pairs that may have something, as bits by index.
-#[derive(Default)]
-struct Pending {
-    bits: Vec<u64>,
-    count: u32,
-}
-
-impl Pending {
-    #[inline]
-    fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    fn set(&mut self, index: PeerIndex) {
-        let (word, bit) = (index.0 as usize / 64, 1 << (index.0 % 64));
-        if self.bits.len() <= word {
-            self.bits.resize(word + 1, 0);
-        }
-        self.count += (self.bits[word] & bit == 0) as u32;
-        self.bits[word] |= bit;
-    }
-
-    fn clear(&mut self, index: PeerIndex) {
-        if let Some(word) = self.bits.get_mut(index.0 as usize / 64) {
-            let bit = 1 << (index.0 % 64);
-            self.count -= (*word & bit != 0) as u32;
-            *word &= !bit;
-        }
-    }
-
-    /// The first index at or above `from`.
-    fn first_from(&self, from: u32) -> Option<PeerIndex> {
-        if self.is_empty() {
-            return None;
-        }
-        let mut word = from as usize / 64;
-        let mut mask = u64::MAX << (from % 64);
-        while let Some(bits) = self.bits.get(word) {
-            let left = bits & mask;
-            if left != 0 {
-                return Some(PeerIndex(word as u32 * 64 + left.trailing_zeros()));
-            }
-            mask = u64::MAX;
-            word += 1;
-        }
-        None
-    }
 }
 
 impl Core {
@@ -193,6 +148,7 @@ impl Core {
             note_floor: Some(0),
             served: 0,
             calls: 0,
+            calls_told: 0,
             pool,
             out: extents::Out::default(),
             relays: relay::Relays::default(),

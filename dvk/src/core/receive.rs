@@ -127,7 +127,7 @@ impl Core {
             Due::Message(index) => index,
         };
         self.served = index.0;
-        match self.take_from(index, host) {
+        match self.take_from(index, false, host) {
             Ok(taken) => {
                 if taken.is_some() {
                     self.expect_more(index, accepts.attend);
@@ -328,11 +328,21 @@ impl Core {
 
     /// Takes the message at the front of a pair's lane, whatever it is: extents, withdrawn slots. A `Corrupt` condemns the
     /// pair.
-    fn take_from(&mut self, index: PeerIndex, host: &mut dyn Host) -> Result<Option<Delivery>, Corrupt> {
+    ///
+    /// `relays_only`: nothing of the peer itself, which keeps its place.
+    fn take_from(
+        &mut self,
+        index: PeerIndex,
+        relays_only: bool,
+        host: &mut dyn Host,
+    ) -> Result<Option<Delivery>, Corrupt> {
         // A peer that withdraws as fast as we skip keeps nobody else waiting.
         for _ in 0..LANE_SLOTS {
             let Some(peer) = self.peer(index) else { return Ok(None) };
             if !peer.has_message() {
+                return Ok(None);
+            }
+            if relays_only && peer.reader.is_plain(&peer.side) {
                 return Ok(None);
             }
             if peer.reader.has_extent(&peer.side) && !self.front_can_be_read(index, host)? {
@@ -430,8 +440,25 @@ impl Core {
                 return Ok(Some(Due::Notification { source, bits }));
             }
         }
+        if let Some(via) = self.peer(index).and_then(|peer| peer.confirmed)
+            && let Some(via) = self.find(via.via)
+        {
+            self.draw_relays(via, host)?;
+        }
         let message = self.peer(index).is_some_and(|peer| peer.has_message()).then_some(Due::Message(index));
         Ok(self.relays.due_from(source).or(message))
+    }
+
+    /// Takes in what a pair passes on, as far as nothing of its own stands before it.
+    fn draw_relays(&mut self, index: PeerIndex, host: &mut dyn Host) -> Result<(), ReceiveError> {
+        match self.take_from(index, true, host) {
+            Ok(_nothing) => Ok(()),
+            // Not of whom is listened to. It is counted, its pair ends, and what it had not passed on is abandoned.
+            Err(_) => {
+                self.close(index, host);
+                Ok(())
+            }
+        }
     }
 
     /// What is here from one endpoint, if anything.

@@ -2,7 +2,7 @@
 //!
 //! The server S that passes a request on publishes two slots on its lane to the new server T: whose request it is (`Via`)
 //! and the request (`Relayed`); then it redirects the client C in its reply ring. C confirms to T, by a slot of its own,
-//! that S owed it the answer, and waits for T from then on. T hands a request out when it has both: so S cannot speak for
+//! that S owed it the answer, under a number of its own, and waits for T from then on. T hands a request out when it has both: so S cannot speak for
 //! anybody who has not called it, and T answers nobody who does not wait. Why: `docs/adr/0007-relay.md`.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,6 +17,7 @@ use super::send::NotPublished;
 use super::{Call, Core, Due, Known, PeerIndex};
 use crate::error::{RelayError, SendrecError};
 use crate::message::{Delivery, Message, Owed, View, What};
+use crate::peer::Confirmed;
 
 /// Which held request: via whom it came, and the slot of its client. A client has one call at a time, so a newer one of
 /// the same client takes an older one's place, and what can be held is bounded by the slots of the DC.
@@ -35,19 +36,23 @@ pub(super) struct Relays {
 struct Passed {
     client: Endpoint,
     call: u64,
+    /// Its number here, once it is confirmed.
+    number: u64,
     /// `None` once it was held for too long: its client is told so should it still confirm.
     request: Option<(SlotCopy, Option<View>)>,
     /// When it was first seen to wait.
     since: Option<Duration>,
 }
 
-/// Two words: an endpoint, and the number of a call.
-const NAMED_BYTES: u16 = 16;
+/// Of `Via`: the client, and the number of its call. Of `Confirm`: the server that passed the call on, its number there,
+/// and its number from now on: a call that comes back to a server is another to it, so no earlier word answers it.
+const VIA_BYTES: u16 = 16;
+const CONFIRM_BYTES: u16 = 24;
 
-fn named(slot: &SlotCopy, dc: abi::DcId) -> Result<(Endpoint, u64), Corrupt> {
+fn named(slot: &SlotCopy, len_bytes: u16, dc: abi::DcId) -> Result<(Endpoint, u64), Corrupt> {
     let endpoint = Endpoint::from_word(slot.body[0]).filter(|endpoint| endpoint.dc == dc);
     match endpoint {
-        Some(endpoint) if slot.head.len == NAMED_BYTES => Ok((endpoint, slot.body[1])),
+        Some(endpoint) if slot.head.len == len_bytes => Ok((endpoint, slot.body[1])),
         _ => Err(Corrupt::new("a request passed on for nobody", slot.body[0])),
     }
 }
@@ -100,8 +105,8 @@ impl Core {
         if server == client {
             return Err(RelayError::ToItsClient);
         }
-        self.has_room_to_relay(to)?;
-        let mut whose = Message::new(0).inline(&named_bytes(client, call));
+        self.has_room_to_relay(to, &message)?;
+        let mut whose = Message::new(0).inline(&[client.to_word(), call].map(u64::to_le_bytes).concat());
         self.publish(to, &mut whose, Kind::Via, 0, 0)?;
         self.publish(to, &mut message, Kind::Relayed, 0, slot::call_low(call))?;
         self.retire_reply(index, call);
@@ -115,30 +120,31 @@ impl Core {
     }
 
     /// Both slots, or neither: what is told of a request and the request itself.
-    fn has_room_to_relay(&mut self, to: PeerIndex) -> Result<(), RelayError> {
+    fn has_room_to_relay(&mut self, to: PeerIndex, message: &Message) -> Result<(), RelayError> {
+        let lendable = match &message.loan {
+            Some(loan) => self.may_lend(to, loan.len() as u64),
+            None => Ok(true),
+        };
         let Some(peer) = self.peer_mut(to) else { return Err(RelayError::DeadDestination) };
-        match peer.writer.has_room_for(&peer.side, 2) {
-            Ok(true) => {}
-            Ok(false) => return Err(RelayError::Full),
-            Err(corrupt) => return Err(RelayError::Corrupt(self.condemn(to, corrupt))),
-        }
-        match self.has_room(to) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(RelayError::Full),
-            Err(corrupt) => Err(RelayError::Corrupt(corrupt)),
+        match (lendable, peer.writer.has_room_for(&peer.side, 2)) {
+            (Ok(true), Ok(true)) => Ok(()),
+            (Err(corrupt), _) | (_, Err(corrupt)) => Err(RelayError::Corrupt(self.condemn(to, corrupt))),
+            (Ok(_), Ok(_)) => Err(RelayError::Full),
         }
     }
 
-    /// Whom our call was passed on to, if it was: [`Core::follow`] is what comes next.
-    pub fn redirected(&self, call: Call) -> Option<Result<Endpoint, SendrecError>> {
-        let peer = self.peer(call.sent.peer)?;
+    /// Whom our call was passed on to, if it was: [`Core::follow`] is what comes next. An error has ended the call.
+    pub fn redirected(&mut self, call: Call) -> Option<Result<Endpoint, SendrecError>> {
+        let index = call.sent.peer;
+        let peer = self.peer(index)?;
         let slot = match reply::read(&peer.side, call.call, peer.endpoint) {
             Ok(slot) => slot.filter(|slot| slot.head.has(slot::REDIRECT))?,
             // Whoever takes the answer condemns.
             Err(_) => return None,
         };
         let to = Endpoint::from_word(slot.body[0]).filter(|to| to.dc == self.me.dc && *to != self.me);
-        Some(to.ok_or(SendrecError::Corrupt(Corrupt::new("a call passed on to nobody", slot.body[0]))))
+        let nobody = Corrupt::new("a call passed on to nobody", slot.body[0]);
+        Some(to.ok_or_else(|| self.corrupt_reply(index, nobody)))
     }
 
     /// Our call was passed on: confirms it to the new server, which we wait for from now on.
@@ -149,15 +155,21 @@ impl Core {
         let Some(via) = self.peer(from).map(|peer| peer.endpoint) else {
             return Err(SendrecError::DeadSource);
         };
-        let mut confirm = Message::new(0).inline(&named_bytes(via, call.call));
+        // Not told to anybody, as a new call may be: the one that was passed on is not over.
+        self.calls += 1;
+        let number = self.calls;
+        let words = [via.to_word(), call.call, number];
+        let mut confirm = Message::new(0).inline(&words.map(u64::to_le_bytes).concat());
         let flags = if withdrawable { slot::WITHDRAWABLE } else { 0 };
         if let Some(peer) = self.peer(to) {
-            peer.path.own.set_calling(call.call);
+            peer.path.own.set_calling(number);
         }
-        match self.publish(to, &mut confirm, Kind::Confirm, flags, slot::call_low(call.call)) {
+        match self.publish(to, &mut confirm, Kind::Confirm, flags, slot::call_low(number)) {
             Ok(sent) => {
-                self.end_call(from);
-                Ok(Call { sent, passed_on: true, ..call })
+                if from != to {
+                    self.end_call(from);
+                }
+                Ok(Call { sent, call: number, passed_on: true })
             }
             Err(NotPublished::Full) => {
                 self.end_call(to);
@@ -185,7 +197,7 @@ impl Core {
         let passing = peer.passing.take();
         match slot.head.kind {
             Kind::Via => {
-                let (client, call) = named(slot, me.dc)?;
+                let (client, call) = named(slot, VIA_BYTES, me.dc)?;
                 if client == me || client == from {
                     return Err(Corrupt::new("a request passed on to its client", client.to_word()));
                 }
@@ -200,12 +212,12 @@ impl Core {
                 let key = (from, client.slot.0);
                 self.relays.remove(key);
                 let request = Some((*slot, view));
-                self.relays.held.insert(key, Passed { client, call, request, since: None });
+                self.relays.held.insert(key, Passed { client, call, number: 0, request, since: None });
                 self.match_up(client);
             }
             Kind::Confirm => {
-                let (via, call) = named(slot, me.dc)?;
-                peer.confirmed = Some((via, call));
+                let (via, call) = named(slot, CONFIRM_BYTES, me.dc)?;
+                peer.confirmed = Some(Confirmed { via, call, number: slot.body[2] });
                 self.relays.ever = true;
                 self.match_up(from);
             }
@@ -218,38 +230,39 @@ impl Core {
     fn match_up(&mut self, client: Endpoint) {
         let Some(index) = self.find(client) else { return };
         let Some(peer) = self.peers[index.0 as usize].as_mut() else { return };
-        let Some((via, call)) = peer.confirmed else { return };
+        let Some(Confirmed { via, call, number }) = peer.confirmed else { return };
         let key = (via, client.slot.0);
-        let is_it = |passed: &Passed| passed.client == client && passed.call == call;
-        let Some(passed) = self.relays.held.get(&key).filter(|passed| is_it(passed)) else { return };
+        let is_it = |passed: &&mut Passed| passed.client == client && passed.call == call;
+        let Some(passed) = self.relays.held.get_mut(&key).filter(is_it) else { return };
         peer.confirmed = None;
+        passed.number = number;
         if passed.request.is_some() {
             self.relays.ready.push_back(key);
         } else {
             // Dropped unanswered, which tells the client.
-            drop(Owed::new(peer.path.clone(), call));
+            drop(Owed::new(peer.path.clone(), number));
             self.relays.held.remove(&key);
         }
     }
 
     /// Hands out a request that was passed on and confirmed; `None` if its client gave it up meanwhile.
     pub(super) fn take_relayed(&mut self, key: Key) -> Option<Delivery> {
-        let Passed { client, call, request, .. } = self.relays.remove(key)?;
+        let Passed { client, number, request, .. } = self.relays.remove(key)?;
         let (slot, view) = request?;
         let index = self.find(client)?;
-        let peer = self.peer(index).filter(|peer| peer.end.is_none() && peer.side.gave_up() < call)?;
-        let owed = Owed::new(peer.path.clone(), call);
+        let peer = self.peer(index).filter(|peer| peer.end.is_none() && peer.side.gave_up() < number)?;
+        let owed = Owed::new(peer.path.clone(), number);
         self.counters.received += 1;
-        let what = What::Request { call };
+        let what = What::Request { call: number };
         Some(Delivery::of_slot(client, what, &slot, view, Some(owed)).passed_on_by(key.0))
     }
 
     /// A server has ended: what it said it passes on, and has not, never comes. Its clients hear so.
     pub(super) fn abandon_calls_via(&mut self, via: Endpoint) {
         for peer in self.peers.iter_mut().flatten() {
-            if let Some((_, call)) = peer.confirmed.take_if(|(by, _)| *by == via) {
+            if let Some(confirmed) = peer.confirmed.take_if(|confirmed| confirmed.via == via) {
                 // Dropped unanswered, which tells the client.
-                drop(Owed::new(peer.path.clone(), call));
+                drop(Owed::new(peer.path.clone(), confirmed.number));
             }
         }
     }
@@ -285,7 +298,7 @@ impl Core {
             .peers
             .iter()
             .flatten()
-            .filter_map(|peer| peer.confirmed.map(|(via, _)| via))
+            .filter_map(|peer| peer.confirmed.map(|confirmed| confirmed.via))
             .filter(|via| self.is_over(*via) && self.index_of(*via).is_none())
             .collect();
         for via in of_the_dead {
@@ -307,11 +320,4 @@ impl Core {
         let of_slot = self.by_slot.get(&endpoint.slot.0)?;
         of_slot.iter().copied().find(|&index| self.peer(index).is_some_and(|peer| peer.endpoint == endpoint))
     }
-}
-
-fn named_bytes(endpoint: Endpoint, call: u64) -> [u8; NAMED_BYTES as usize] {
-    let mut bytes = [0; NAMED_BYTES as usize];
-    bytes[..8].copy_from_slice(&endpoint.to_word().to_le_bytes());
-    bytes[8..].copy_from_slice(&call.to_le_bytes());
-    bytes
 }

@@ -18,6 +18,8 @@ rows!(
     a_call_that_was_passed_on_times_out_as_taken,
     a_request_passed_on_and_dropped_is_abandoned,
     a_receive_from_the_one_that_passes_on_returns_nothing_of_the_client,
+    a_receive_from_the_client_gets_what_is_passed_on_later,
+    a_request_may_come_back_to_a_server_that_had_passed_it_on,
     many_calls_passed_on_lose_nothing,
 );
 
@@ -270,6 +272,61 @@ fn a_receive_from_the_one_that_passes_on_returns_nothing_of_the_client(world: Wo
     assert_eq!(me.sendrec(passer.endpoint, Message::new(1), AFTER).expect("an answer").kind(), 4);
     assert_eq!(server.join(), Err(ReceiveError::TimedOut));
     passer.join();
+}
+
+fn a_receive_from_the_client_gets_what_is_passed_on_later(world: World) {
+    let client = world.slot(Place::Here, 0);
+    let server = world.spawn(Place::There, 1, move |mut me| {
+        let client = me.wait_bind(client, AFTER).expect("seen");
+        let request = me.receive(From::Endpoint(client), AFTER).expect("the request, by its source");
+        me.reply(&request, Message::new(4)).expect("its client waits");
+    });
+    let to = server.endpoint;
+    let passer = world.spawn(Place::There, 2, move |mut me| {
+        me.wait_bind(to.slot, AFTER).expect("seen");
+        let request = me.receive_request(AFTER).expect("a request");
+        std::thread::sleep(SHORT * 3);
+        me.relay(&request, to).expect("passed on");
+        std::thread::sleep(SHORT * 5);
+    });
+    let mut me = world.bind(Place::Here, 0);
+    world.meet(&mut me, passer.endpoint);
+    assert_eq!(me.sendrec(passer.endpoint, Message::new(1), AFTER).expect("an answer").kind(), 4);
+    server.join();
+    passer.join();
+}
+
+fn a_request_may_come_back_to_a_server_that_had_passed_it_on(world: World) {
+    for (first_at, other_at, base) in [(Place::There, Place::Here, 1), (Place::There, Place::There, 3)] {
+        let other = world.slot(other_at, base + 1);
+        let first = world.spawn(first_at, base, move |mut me| {
+            let other = me.wait_bind(other, AFTER).expect("seen");
+            for n in 0..20 {
+                let request = me.receive_request(AFTER).expect("a request");
+                me.relay(&request, other).expect("passed on");
+                drop(request);
+                let again = me.receive_request(AFTER).expect("the same one");
+                assert_eq!((again.kind(), again.via()), (n, Some(other)));
+                me.reply(&again, Message::new(n + 100)).expect("its client waits");
+            }
+        });
+        let to = first.endpoint;
+        let other = world.spawn(other_at, base + 1, move |mut me| {
+            me.wait_bind(to.slot, AFTER).expect("seen");
+            for _ in 0..20 {
+                let request = me.receive_request(AFTER).expect("a request");
+                me.relay(&request, to).expect("passed back");
+            }
+        });
+        let mut me = world.bind(Place::Here, 0);
+        world.meet(&mut me, to);
+        for n in 0..20 {
+            let reply = me.sendrec(to, Message::new(n), AFTER).expect("an answer");
+            assert_eq!((reply.kind(), reply.source()), (n + 100, to));
+        }
+        first.join();
+        other.join();
+    }
 }
 
 fn many_calls_passed_on_lose_nothing(world: World) {

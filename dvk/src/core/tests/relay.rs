@@ -63,6 +63,15 @@ impl Three {
         self.node.any(&mut self.cores[T])
     }
 
+    /// Has `S` say that the first call of `C` is passed on to somebody, and nothing more.
+    fn redirect(&self, to: Endpoint) {
+        let mut body = [0; slot::BODY_WORDS];
+        body[0] = to.to_word();
+        let head = Head { lap: 0, kind: Kind::Reply, flags: slot::REDIRECT, len: 0 };
+        let redirect = SlotCopy { head, source: at(2).to_word(), sequence: 1, kind: 0, call: 1, body };
+        reply::publish(&self.sides[S][C], 1, &redirect, false);
+    }
+
     /// Puts a slot on the lane from `S` to `T` that its core would not.
     fn forge(&self, writer: &mut LaneWriter, kind: Kind, call: u32, body: [u64; 2]) {
         let mut words = [0; slot::BODY_WORDS];
@@ -138,11 +147,7 @@ fn a_call_whose_request_is_never_passed_on_is_abandoned_when_the_server_ends() {
     let call = three.call();
     let _taken = three.node.any(&mut three.cores[S]).unwrap();
     // A redirect without a request: as if the node of S had died before the request had left it.
-    let mut body = [0; slot::BODY_WORDS];
-    body[0] = at(3).to_word();
-    let head = Head { lap: 0, kind: Kind::Reply, flags: slot::REDIRECT, len: 0 };
-    let redirect = SlotCopy { head, source: at(2).to_word(), sequence: 1, kind: 0, call: 1, body };
-    reply::publish(&three.sides[S][C], 1, &redirect, false);
+    three.redirect(at(3));
     let call = three.follow(call);
     assert!(three.received().is_none());
     three.cores[T].suspect_all(Duration::ZERO);
@@ -210,4 +215,18 @@ fn a_client_that_this_node_has_not_heard_of_yet_is_not_taken_for_dead() {
     let request = three.received().unwrap();
     three.cores[T].reply(&request, text(b"!")).unwrap();
     assert_eq!(three.node.reply(&mut three.cores[C], call).unwrap().unwrap().inline(), b"!");
+}
+
+#[test]
+fn a_call_passed_on_to_its_client_or_to_another_dc_ends_and_condemns() {
+    for nobody in [at(1), Endpoint::new(DcId(9), Slot(3), Generation(7))] {
+        let mut three = Three::new();
+        let call = three.call();
+        let _taken = three.node.any(&mut three.cores[S]).unwrap();
+        three.redirect(nobody);
+        let to = three.cores[C].redirected(call);
+        assert!(matches!(to, Some(Err(SendrecError::Corrupt(_)))), "{to:?}");
+        assert_eq!(three.sides[C][S].as_peer().calling(), 0);
+        assert_eq!(three.cores[C].counters().corrupt, 1);
+    }
 }
