@@ -9,6 +9,7 @@ use abi::member::Refusal;
 use anyhow::Result;
 use dvk::{BindError, BindOptions, Binding, Unavailable};
 use node::config::{ClusterDc, ClusterNode};
+use node::core::Range;
 
 use crate::cli::SeatArgs;
 use crate::cluster::Place;
@@ -26,14 +27,14 @@ impl Seat {
     pub fn choose(place: &Place, asked: &SeatArgs) -> Result<Seat> {
         let dc = place.dc(&asked.dc)?;
         let node = place.one_node(asked.place.node.as_deref())?;
-        let first = first_slot(dc, node)?;
+        let range = range(dc, node)?;
         if let Some(name) = &asked.name {
             abi::Name::new(name).map_err(|why| {
                 failure(Exit::Config, format!("--name {name:?} is {why}"), "choose another")
             })?;
         }
-        if let Some(slot) = asked.slot.filter(|slot| !(first..first + dc.slots_per_node).contains(slot)) {
-            let last = first + dc.slots_per_node - 1;
+        if let Some(slot) = asked.slot.filter(|slot| !range.contains(Slot(*slot))) {
+            let (first, last) = (range.first.0, range.first.0 + range.count - 1);
             let what = format!(
                 "slot {slot} of DC {} is not node {}'s: it has {first} to {last}",
                 dc.name, node.name
@@ -85,9 +86,10 @@ impl Seat {
     }
 }
 
-/// The first slot of a node in a DC: ranges follow one another in the order of the DC's nodes.
-fn first_slot(dc: &ClusterDc, node: &ClusterNode) -> Result<u16> {
-    let at = dc.nodes.iter().position(|id| *id == node.id).ok_or_else(|| {
+/// The slots of a node in a DC.
+fn range(dc: &ClusterDc, node: &ClusterNode) -> Result<Range> {
+    let found = dc.ranges().find(|(id, _)| *id == node.id);
+    let (_, range) = found.ok_or_else(|| {
         let ids: Vec<String> = dc.nodes.iter().map(ToString::to_string).collect();
         let what = format!("DC {} does not span node {} ({})", dc.name, node.id, node.name);
         failure(
@@ -96,5 +98,5 @@ fn first_slot(dc: &ClusterDc, node: &ClusterNode) -> Result<u16> {
             format!("its nodes are {}: run it there, or list the node in the DC", ids.join(", ")),
         )
     })?;
-    Ok(at as u16 * dc.slots_per_node)
+    Ok(range)
 }

@@ -86,11 +86,7 @@ pub fn find(me: &mut Binding, whom: &Whom, dc: &str, deadline: Deadline) -> Resu
         interrupt::check()?;
         let found = match whom {
             Whom::Slot(slot) => me.wait_bind(*slot, deadline.glance()).ok(),
-            // A name leads to its holder a little before it is bound and after it has ended: the table decides.
-            Whom::Name(name) => me
-                .lookup_name(name.as_str())
-                .map_err(|why| daemon_lost(&why))?
-                .filter(|found| me.lookup(found.slot) == Some(*found)),
+            Whom::Name(name) => me.lookup_name(name.as_str()).map_err(|why| daemon_lost(&why))?,
         };
         match found {
             Some(found) if found == me.whoami() => {

@@ -117,8 +117,7 @@ fn find(me: &mut Binding, name: &str) -> Result<Endpoint> {
     me.set_wait(Wait::Block);
     let until = Instant::now() + FOUND_WITHIN;
     loop {
-        // A name leads to its holder a little before it is bound: the table decides.
-        if let Some(found) = me.lookup_name(name)?.filter(|found| me.lookup(found.slot) == Some(*found)) {
+        if let Some(found) = me.lookup_name(name)? {
             return Ok(found);
         }
         if Instant::now() >= until {
