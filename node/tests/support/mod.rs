@@ -61,13 +61,16 @@ impl World {
             "name = \"test\"\nkey_file = \"cluster.key\"\nnode_dead_after_ms = 1000\nlink_down_after_ms = 500\n",
         );
         let ids: Vec<u16> = (1..=count).collect();
-        for id in &ids {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        // Held until all are found, so that no two are the same.
+        let held: Vec<TcpListener> =
+            ids.iter().map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        for (id, listener) in ids.iter().zip(&held) {
             let address = listener.local_addr().expect("its address");
             text += &format!("[[node]]\nid = {id}\nname = \"n{id}\"\naddress = \"{address}\"\n");
         }
         text +=
             &format!("[[dc]]\nid = 1\nname = \"dc\"\nnodes = {ids:?}\nslots_per_node = {SLOTS_PER_NODE}\n");
+        drop(held);
         std::fs::write(&file, text).expect("the cluster file");
         let nodes: Vec<NodeId> = ids.iter().map(|id| NodeId(*id)).collect();
         let mode = if apart == Apart::OneSided { Mode::OneSided } else { Mode::Eager };
