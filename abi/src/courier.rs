@@ -17,8 +17,10 @@ pub enum ToProxy {
     Segment { dc: DcId, index: u32, kind: SegmentKind, len_bytes: u64 },
     /// Carry this pair. Descriptor: the local endpoint's side segment.
     Attach { attach: Attach },
-    /// Answer to `WantSegment`. Descriptor: the segment.
-    PeerSegment { memory: u32, segment: u32, len_bytes: u64 },
+    /// Answer to `WantSegment`. Descriptor: the segment. Of what is granted to be written it may be written.
+    PeerSegment { memory: u32, segment: u32, len_bytes: u64, kind: SegmentKind },
+    /// The segment is given up: let go of it.
+    ForgetSegment { memory: u32, segment: u32 },
     /// A local endpoint ended: freeze its lanes, tell the far ends their final sequences.
     LocalEnded { endpoint: Endpoint },
     /// Answer to `RemoteOpen`: no.
@@ -204,9 +206,10 @@ impl ToProxy {
                 a.side as u64,
                 a.doorbell as u64,
             ]),
-            ToProxy::PeerSegment { memory, segment, len_bytes } => {
-                fill([104, memory as u64, segment as u64, len_bytes])
+            ToProxy::PeerSegment { memory, segment, len_bytes, kind } => {
+                fill([104, memory as u64, segment as u64, len_bytes, kind as u64])
             }
+            ToProxy::ForgetSegment { memory, segment } => fill([112, memory as u64, segment as u64]),
             ToProxy::LocalEnded { endpoint } => fill([105, endpoint.to_word()]),
             ToProxy::Refuse { local, remote, why } => {
                 fill([106, local.to_word(), remote.to_word(), why as u64])
@@ -241,7 +244,13 @@ impl ToProxy {
                     doorbell: small(w[9])?,
                 },
             },
-            104 => ToProxy::PeerSegment { memory: small(w[1])?, segment: small(w[2])?, len_bytes: w[3] },
+            104 => ToProxy::PeerSegment {
+                memory: small(w[1])?,
+                segment: small(w[2])?,
+                len_bytes: w[3],
+                kind: SegmentKind::from_word(w[4])?,
+            },
+            112 => ToProxy::ForgetSegment { memory: small(w[1])?, segment: small(w[2])? },
             105 => ToProxy::LocalEnded { endpoint: Endpoint::from_word(w[1])? },
             106 => ToProxy::Refuse {
                 local: Endpoint::from_word(w[1])?,
@@ -355,7 +364,8 @@ mod tests {
             ToProxy::Dc { dc: DcId(1), doorbell: 4097, memory: 7 },
             ToProxy::Segment { dc: DcId(1), index: 0, kind: SegmentKind::Sides, len_bytes: 8 },
             ToProxy::Attach { attach },
-            ToProxy::PeerSegment { memory: 1, segment: 2, len_bytes: 3 },
+            ToProxy::PeerSegment { memory: 1, segment: 2, len_bytes: 3, kind: SegmentKind::GrantWrite },
+            ToProxy::ForgetSegment { memory: 1, segment: 2 },
             ToProxy::LocalEnded { endpoint: local },
             ToProxy::Refuse { local, remote, why: Refusal::NoSuchEndpoint },
             ToProxy::Detach { local, remote },

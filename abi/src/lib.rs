@@ -8,6 +8,7 @@
 pub mod courier;
 pub mod doorbell;
 pub mod extent;
+pub mod grant;
 pub mod ids;
 pub mod limits;
 pub mod member;

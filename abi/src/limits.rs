@@ -50,6 +50,23 @@ pub const PROXY_POOL_BYTES_MAX: u64 = 2 << 30;
 /// What one remote receiver may hold of a proxy's pool; one extent larger than this is let through alone.
 pub const PROXY_RECEIVER_BYTES_MAX: u64 = 24 << 20;
 
+/// Grants of one endpoint that live at a time: the entries of its table.
+pub const GRANTS_MAX: u16 = 1024;
+/// One segment whose ranges are granted, and one `copy`.
+pub const COPY_BYTES_MAX: u64 = 1 << 30;
+/// All segments of one endpoint whose ranges are granted.
+pub const GRANTED_BYTES_MAX: u64 = 4 << 30;
+/// What is copied between two looks at whether it is still granted.
+pub const COPY_STEP_BYTES: u64 = 1 << 20;
+/// Steps of one copy that are announced to another node and not yet there.
+pub const COPY_STEPS_AHEAD: usize = 3;
+/// Milliseconds that a revocation waits for whoever is in the middle of a step; then it moves the pages.
+pub const REVOKE_WAIT_MS: u64 = 20;
+/// Milliseconds that a copy whose time is over waits to hear that nothing is written any more.
+pub const COPY_CANCEL_WAIT_MS: u64 = 1_000;
+/// Segments of others that one endpoint keeps mapped for its copies.
+pub const GRANTED_MAPS_MAX: usize = 16;
+
 /// Pair sides of an endpoint's first side segment.
 pub const SIDES_FIRST: u32 = 8;
 /// Pair sides of each further side segment.

@@ -21,6 +21,19 @@ pub enum SegmentKind {
     Sides = 1,
     /// Extents.
     Pool = 2,
+    /// The table of grants, `grant::TABLE_BYTES`.
+    Grants = 3,
+    /// What others are granted to read.
+    GrantRead = 4,
+    /// What another is granted to write.
+    GrantWrite = 5,
+}
+
+impl SegmentKind {
+    /// Whether ranges of it may be granted.
+    pub const fn is_granted(self) -> bool {
+        matches!(self, SegmentKind::GrantRead | SegmentKind::GrantWrite)
+    }
 }
 
 impl SegmentKind {
@@ -28,6 +41,9 @@ impl SegmentKind {
         match word {
             1 => Some(SegmentKind::Sides),
             2 => Some(SegmentKind::Pool),
+            3 => Some(SegmentKind::Grants),
+            4 => Some(SegmentKind::GrantRead),
+            5 => Some(SegmentKind::GrantWrite),
             _ => None,
         }
     }
@@ -60,6 +76,12 @@ pub enum Request {
     LookupName { name: Name },
     /// End the binding.
     Unbind,
+    /// `to` may map this segment of the caller's memory, which is there to be granted.
+    Grant { segment: u32, to: Endpoint },
+    /// `to` may not map it any more; answered by `Revoked`.
+    Revoke { segment: u32, to: Endpoint },
+    /// Nobody is granted anything of this segment any more: it is given up.
+    DropSegment { segment: u32 },
 }
 
 /// Where both sides of a pair are.
@@ -119,6 +141,10 @@ pub enum Reply {
     Nothing,
     Found {
         endpoint: Endpoint,
+    },
+    /// `held`: it has been given the segment before, and keeps what it has mapped.
+    Revoked {
+        held: bool,
     },
 }
 
@@ -268,6 +294,9 @@ impl Request {
                 w = with_name(w, 1, name);
             }
             Request::Unbind => w[0] = 12,
+            Request::Grant { segment, to } => w[..3].copy_from_slice(&[13, segment as u64, to.to_word()]),
+            Request::Revoke { segment, to } => w[..3].copy_from_slice(&[14, segment as u64, to.to_word()]),
+            Request::DropSegment { segment } => w[..2].copy_from_slice(&[15, segment as u64]),
         }
         w
     }
@@ -287,6 +316,9 @@ impl Request {
             10 => Request::Recycled { peer: Endpoint::from_word(w[1])? },
             11 => Request::LookupName { name: name_at(w, 1)? },
             12 => Request::Unbind,
+            13 => Request::Grant { segment: small(w[1])?, to: Endpoint::from_word(w[2])? },
+            14 => Request::Revoke { segment: small(w[1])?, to: Endpoint::from_word(w[2])? },
+            15 => Request::DropSegment { segment: small(w[1])? },
             _ => return None,
         })
     }
@@ -361,6 +393,7 @@ impl Reply {
             Reply::Nothing => w[0] = 8,
             Reply::Found { endpoint } => w[..2].copy_from_slice(&[9, endpoint.to_word()]),
             Reply::Gone { peer } => w[..2].copy_from_slice(&[10, peer.to_word()]),
+            Reply::Revoked { held } => w[..2].copy_from_slice(&[11, held as u64]),
         }
         w
     }
@@ -389,6 +422,7 @@ impl Reply {
             8 => Reply::Nothing,
             9 => Reply::Found { endpoint: Endpoint::from_word(w[1])? },
             10 => Reply::Gone { peer: Endpoint::from_word(w[1])? },
+            11 => Reply::Revoked { held: w[1] != 0 },
             _ => return None,
         })
     }
@@ -425,6 +459,9 @@ mod tests {
             Request::Recycled { peer: e },
             Request::LookupName { name },
             Request::Unbind,
+            Request::Grant { segment: 3, to: e },
+            Request::Revoke { segment: 3, to: e },
+            Request::DropSegment { segment: 3 },
         ];
         for r in requests {
             assert_eq!(Request::from_words(&r.to_words()), Some(r));
@@ -455,6 +492,7 @@ mod tests {
             Reply::Gone { peer: i.peer },
             Reply::Nothing,
             Reply::Found { endpoint: e },
+            Reply::Revoked { held: true },
         ];
         for r in replies.into_iter().chain(Refusal::ALL.map(Reply::Refused)) {
             assert_eq!(Reply::from_words(&r.to_words()), Some(r));

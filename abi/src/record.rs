@@ -40,6 +40,12 @@ pub enum Kind {
     Directory = 12,
     /// The pair is forgotten here: one of its ends has ended, and all that was to be taken here is taken. No body.
     Closed = 13,
+    /// `source` asks for a copy; `arg`: its number; body: `grant::CopyRequest`.
+    Copy = 14,
+    /// Announces bytes of a copy that `source` asked of `destination`; `arg`: its number. Body: from where on.
+    CopyData = 15,
+    /// How the copy `arg` that `destination` asked for is doing here. Body: `grant::Status`.
+    CopyState = 16,
 }
 
 /// Body of `Words`: consumed, outcome, reply taken, gave up.
@@ -98,6 +104,9 @@ impl Record {
             11 => Kind::ReplyExtent,
             12 => Kind::Directory,
             13 => Kind::Closed,
+            14 => Kind::Copy,
+            15 => Kind::CopyData,
+            16 => Kind::CopyState,
             other => return Err(Corrupt::new("unknown record", other as u64)),
         };
         let count = (first >> 16) as u16;
@@ -112,6 +121,8 @@ impl Record {
             Kind::Reply => crate::limits::SLOT_BYTES,
             Kind::Ended => ENDED_BYTES,
             Kind::Directory => body,
+            Kind::Copy => crate::grant::REQUEST_BYTES,
+            Kind::CopyData | Kind::CopyState => 8,
             _ => 0,
         };
         if body != want {

@@ -50,6 +50,14 @@ pub const RETURNS_TAIL: usize = 176;
 /// The ring of tokens: entry `n` at `n % EXTENTS_PER_PAIR_MAX`, token and the peer memory's id.
 pub const RETURNS: usize = 192;
 
+/// As a copier: the request to couriers, see `grant::CopyRequest`. First its number, even when it stands: odd while it is
+/// being written.
+pub const COPY: usize = 448;
+/// As a courier: `number * 16 + status` of the answer.
+pub const COPY_ANSWER: usize = 464;
+/// As a copier, or as its courier: `grant::marker` of the peer's grant while it is written through; 0 = none.
+pub const COPYING: usize = 480;
+
 /// The lane.
 pub const LANE: usize = 512;
 /// Words of a lane.
@@ -70,6 +78,7 @@ pub const END_REFUSED: u64 = 3;
 
 const _: () = assert!(SEEN >= RAISED + RAISED_WORDS && REPLIES >= SEEN + RAISED_WORDS);
 const _: () = assert!(RETURNS_TAIL >= REPLIES + REPLY_SLOTS as usize * slot::WORDS);
-const _: () = assert!(LANE >= RETURNS + EXTENTS_PER_PAIR_MAX as usize);
+const _: () = assert!(COPY >= RETURNS + EXTENTS_PER_PAIR_MAX as usize && LANE >= COPYING + 16);
+const _: () = assert!(COPY_ANSWER > COPY + crate::grant::REQUEST_WORDS);
 const _: () = assert!((LANE * 8).is_multiple_of(128) && SLOT_BYTES == slot::WORDS * 8);
 const _: () = assert!(cfg!(loom) || BYTES.is_multiple_of(4096));

@@ -228,6 +228,24 @@ impl Daemon {
         }
     }
 
+    /// Lets an endpoint map a segment of ours that is there to be granted.
+    pub fn grant(&mut self, segment: u32, to: Endpoint) -> Result<(), Unavailable> {
+        self.done(Request::Grant { segment, to })
+    }
+
+    /// Lets it map the segment no more. Returns whether it was given it before.
+    pub fn revoke(&mut self, segment: u32, to: Endpoint) -> Result<bool, Unavailable> {
+        match self.ask(Request::Revoke { segment, to })? {
+            (Reply::Revoked { held }, _) => Ok(held),
+            _ => Err(Unavailable::Broken),
+        }
+    }
+
+    /// Gives up a segment that was there to be granted.
+    pub fn drop_segment(&mut self, segment: u32) -> Result<(), Unavailable> {
+        self.done(Request::DropSegment { segment })
+    }
+
     pub fn unbind(&mut self) -> Result<(), Unavailable> {
         self.done(Request::Unbind)
     }
@@ -263,6 +281,21 @@ fn ask(socket: &OwnedFd, request: Request) -> Result<(Reply, Vec<OwnedFd>), Unav
 }
 
 impl Host for Daemon {
+    fn map_granted(
+        &mut self,
+        memory: u32,
+        segment: u32,
+        writable: bool,
+    ) -> Result<Arc<Mapping>, Unavailable> {
+        let (Reply::Segment { len_bytes, .. }, fds) = self.ask(Request::MapSegment { memory, segment })?
+        else {
+            return Err(Unavailable::Broken);
+        };
+        let fd = fds.first().ok_or(Unavailable::Broken)?;
+        let access = if writable { Access::ReadWrite } else { Access::ReadOnly };
+        Mapping::shared(fd.as_fd(), 0, len_bytes as usize, access).map_err(no_memory)
+    }
+
     fn map_segment(&mut self, memory: u32, segment: u32) -> Result<Arc<Mapping>, Unavailable> {
         let mut tries = 0;
         let (reply, fds) = loop {

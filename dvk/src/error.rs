@@ -176,6 +176,53 @@ pub enum WaitError {
     Unavailable(Unavailable),
 }
 
+/// Why a `copy` did not end well. A beginning of the bytes may be there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CopyError {
+    /// No such grant for us, or not of this range, or not for writing, or revoked: ask its owner for one.
+    NoGrant,
+    /// The owner of a grant unbound or died.
+    DeadSource,
+    /// Nothing more is written.
+    TimedOut,
+    /// A signal came; nothing more is written. See `BindOptions::interruptible`.
+    Interrupted,
+    /// The end could not be confirmed: bytes of it may still be written, until the link is back or declared dead.
+    TimedOutUnknown,
+    /// Timeout zero, and another node takes part: nothing was begun.
+    WouldBlock,
+    /// More than `limits::COPY_BYTES_MAX`: copy it in parts.
+    TooLong,
+    /// The own range is not inside its segment.
+    OutOfRange,
+    /// The own segment is there to be read by others: make one for writing.
+    ReadOnly,
+    /// The node that has the bytes has no proxy to the one they are for: copy by way of a segment of one's own.
+    NoWay,
+    /// The first call to an owner needs the daemon.
+    Unavailable(Unavailable),
+}
+
+/// Why nothing was granted, or a grant not taken back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GrantError {
+    /// A segment of no bytes, or of more than `limits::COPY_BYTES_MAX`.
+    TooLong,
+    /// The range is not inside the segment.
+    OutOfRange,
+    /// To oneself, or to an endpoint of another DC.
+    ToNobody,
+    /// Another endpoint is granted to write the segment: revoke that first, or use a segment of its own.
+    WrittenByAnother,
+    /// As many grants live as one endpoint may have: revoke some.
+    TooMany,
+    /// It is none of ours, or was revoked before.
+    NoSuchGrant,
+    /// The daemon had no memory, or could not be asked. After a `revoke` the grant has ended, but who had mapped the segment
+    /// may still use its pages: drop the segment.
+    Unavailable(Unavailable),
+}
+
 /// Why there is no buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LoanError {
@@ -359,6 +406,54 @@ impl fmt::Display for LoanError {
     }
 }
 
+impl fmt::Display for CopyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CopyError::NoGrant => {
+                "no grant of this range for us, or it was revoked: ask its owner for another"
+            }
+            CopyError::DeadSource => "the owner of a grant ended: its memory is gone",
+            CopyError::TimedOut => "timed out: nothing more is written, a beginning may be there",
+            CopyError::Interrupted => "a signal came: nothing more is written, a beginning may be there",
+            CopyError::TimedOutUnknown => "timed out: bytes may still be written while the link is down",
+            CopyError::WouldBlock => "another node takes part, and there is no time to wait: nothing was begun",
+            CopyError::TooLong => {
+                return write!(f, "one copy is at most {} bytes: copy in parts", abi::limits::COPY_BYTES_MAX);
+            }
+            CopyError::OutOfRange => "the range is not inside its segment",
+            CopyError::ReadOnly => {
+                "the segment was made to be read by others: make one with `Access::Write` to copy into"
+            }
+            CopyError::NoWay => {
+                "no proxy of the node that has the bytes reaches the other: copy by way of a segment of your own"
+            }
+            CopyError::Unavailable(why) => return why.fmt(f),
+        })
+    }
+}
+
+impl fmt::Display for GrantError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            GrantError::TooLong => {
+                return write!(f, "a segment has from 1 to {} bytes", abi::limits::COPY_BYTES_MAX);
+            }
+            GrantError::OutOfRange => "the range is not inside its segment",
+            GrantError::ToNobody => "a grant is for another endpoint of the same DC",
+            GrantError::WrittenByAnother => {
+                "another endpoint is granted to write this segment: revoke that, or use a segment of its own"
+            }
+            GrantError::TooMany => {
+                return write!(f, "{} grants live already: revoke some", abi::limits::GRANTS_MAX);
+            }
+            GrantError::NoSuchGrant => "that is no grant of ours, or it was revoked before",
+            GrantError::Unavailable(why) => return why.fmt(f),
+        })
+    }
+}
+
+impl std::error::Error for CopyError {}
+impl std::error::Error for GrantError {}
 impl std::error::Error for Unavailable {}
 impl std::error::Error for BindError {}
 impl std::error::Error for SendError {}

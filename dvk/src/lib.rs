@@ -23,16 +23,20 @@ pub mod binding;
 pub mod core;
 pub mod daemon;
 pub mod error;
+mod granted;
 pub mod message;
 mod peer;
 mod timeout;
 mod waiting;
 
+pub use abi::grant::{Access, Grant};
+pub use binding::copy::CopyEnd;
 pub use binding::{BindOptions, Binding, Wait, Whereabouts};
 pub use error::{
-    BindError, LoanError, NotifyError, PostError, ReceiveError, RelayError, ReplyError, SendError,
+    BindError, CopyError, GrantError, LoanError, NotifyError, PostError, ReceiveError, RelayError, ReplyError, SendError,
     SendrecError, Unavailable, WaitError,
 };
+pub use granted::GrantSegment;
 pub use message::{Delivery, From, Message, View, What};
 pub use shm::pool::Loan;
 pub use timeout::Timeout;

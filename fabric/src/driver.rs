@@ -320,9 +320,14 @@ impl Driver {
                 let segment = fd()?;
                 self.attach(&attach, &segment)?;
             }
-            ToProxy::PeerSegment { memory, segment, len_bytes } => {
-                let map = Mapping::shared(fd()?.as_fd(), 0, len_bytes as usize, Access::ReadOnly)?;
+            ToProxy::PeerSegment { memory, segment, len_bytes, kind } => {
+                let writable = kind == SegmentKind::GrantWrite;
+                let access = if writable { Access::ReadWrite } else { Access::ReadOnly };
+                let map = Mapping::shared(fd()?.as_fd(), 0, len_bytes as usize, access)?;
                 self.courier.add_peer_segment(memory, segment, map, &mut *self.fabric);
+            }
+            ToProxy::ForgetSegment { memory, segment } => {
+                self.courier.forget_segment(memory, segment, &mut *self.fabric);
             }
             ToProxy::LocalEnded { endpoint } => self.courier.local_ended(endpoint),
             ToProxy::Refuse { local, remote, why } => self.courier.refuse(local, remote, why),

@@ -5,6 +5,7 @@ mod support;
 
 mod conformance {
     mod calls;
+    mod copy;
     mod deaths;
     mod payload;
     mod relay;

@@ -10,6 +10,7 @@ pub mod bare;
 mod buddy;
 pub mod doorbell;
 pub mod futex;
+pub mod grants;
 pub mod lane;
 pub mod map;
 pub mod notify;

@@ -7,10 +7,12 @@
 
 use std::ops::Range;
 
+use abi::grant::{self, Access};
 use abi::slot::{BODY_WORDS, Kind, SlotCopy, WITHDRAWABLE, WORDS};
 use abi::{DcId, Endpoint, Generation, Slot, doorbell, side};
 use loom::thread;
 use shm::doorbell::{Doorbells, Wake};
+use shm::grants::{OwnGrants, PeerGrants, Place};
 use shm::lane::{LaneReader, LaneWriter, Take, Withdrawal, head, look_again};
 use shm::returns::{Returns, give};
 use shm::side::{Mirrored, OwnSide, PeerSide};
@@ -483,5 +485,30 @@ fn of_two_that_write_and_look_one_sees_the_other() {
         };
         let (see_a, see_b) = (a.as_peer(), b.as_peer());
         assert_ne!(beside(first, call(a, see_b), call(b, see_a)), (0, 0));
+    });
+}
+
+/// A copier and a revocation: whoever goes on with a grant that has ended has been seen by the one that ended it.
+#[test]
+fn a_copier_sees_the_end_of_its_grant_or_is_seen_at_it() {
+    model(|first| {
+        let table = OwnWords::model(std::slice::from_ref(&(0..grant::LEN + 1)));
+        let peer = PeerGrants::new(table.as_peer());
+        let granter = OwnGrants::new(table);
+        let me = Endpoint::new(DcId(1), Slot(1), Generation(1));
+        let place = Place { segment: 1, access: Access::Write, offset_bytes: 0, len_bytes: 8 };
+        let generation = granter.put(0, me, place).unwrap();
+        let copier = own(&[side::COPYING..side::COPYING + 1]);
+        let marker = copier.as_peer();
+        let step = move || {
+            copier.begin_step(grant::marker(0, generation));
+            peer.find(0, generation, me).is_some()
+        };
+        let revoke = move || {
+            granter.end(0, generation);
+            marker.copying()
+        };
+        let (goes_on, seen) = beside(first, step, revoke);
+        assert!(!goes_on || seen == grant::marker(0, generation));
     });
 }

@@ -89,6 +89,9 @@ impl Courierman {
                 let map = map.ok_or("a segment without memory")?;
                 self.courier.add_peer_segment(memory, segment, map, fabric);
             }
+            ToProxy::ForgetSegment { memory, segment } => {
+                self.courier.forget_segment(memory, segment, fabric);
+            }
             ToProxy::LocalEnded { endpoint } => self.courier.local_ended(endpoint),
             ToProxy::Refuse { local, remote, why } => self.courier.refuse(local, remote, why),
             ToProxy::Detach { local, remote } => self.courier.detach(local, remote, fabric),

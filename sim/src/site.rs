@@ -109,6 +109,7 @@ impl Site {
                 return Some(Input::SegmentMade { memory, segment, made: true });
             }
             Effect::Seal { memory, .. } => return Some(Input::Sealed { memory, sealed: true }),
+            Effect::DropSegment { memory, segment } => drop(self.vault.remove(&(memory, segment))),
             Effect::DropMemory { memory } => self.vault.retain(|(m, _), _| *m != memory),
             Effect::SetTable { slot, entry, .. } => {
                 // Pairs with: `dvk::core::Core::entry` load.

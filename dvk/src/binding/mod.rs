@@ -4,6 +4,8 @@
 //! doorbell page delays and never loses. A handle is used by one thread; make more handles for more threads.
 
 mod calls;
+pub(crate) mod copy;
+mod grants;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -130,6 +132,7 @@ pub struct Binding {
     pub(crate) began: Instant,
     /// The last wait ended by a signal.
     pub(crate) interrupted: bool,
+    pub(crate) granting: grants::Granting,
 }
 
 impl Binding {
@@ -167,7 +170,16 @@ impl Binding {
         let Welcome { doorbells, table, .. } = daemon.welcome().clone();
         let core = Core::new(bound.endpoint, doorbells, table, pool);
         let doorbell = doorbell::of_slot(bound.endpoint.slot);
-        Ok(Binding { core, daemon, wait, doorbell, interruptible, began: Instant::now(), interrupted: false })
+        Ok(Binding {
+            core,
+            daemon,
+            wait,
+            doorbell,
+            interruptible,
+            began: Instant::now(),
+            interrupted: false,
+            granting: grants::Granting::default(),
+        })
     }
 
     /// Binds another process of this node and user, which fetches the binding with `from_env`.

@@ -2,10 +2,11 @@
 //! needs of the world it asks its [`Host`], so that a driver and the simulator run the same code.
 //!
 //! Calls are split into a start and a poll: `start_send` publishes, `poll_sent` says whether it is taken. The driver
-//! waits in between. Neighbours: `send`, `call`, `relay`, `receive`, `extents` (the calls), `peer` (a pair), `shm` (the words).
+//! waits in between. Neighbours: `send`, `call`, `relay`, `receive`, `extents`, `grants` (the calls), `peer` (a pair), `shm` (the words).
 
 mod call;
 mod extents;
+mod grants;
 mod pending;
 mod receive;
 mod relay;
@@ -34,6 +35,7 @@ use crate::error::Unavailable;
 use crate::peer::{End, Far, Outstanding, Path, Peer};
 
 pub use call::Call;
+pub use grants::Here;
 use pending::Pending;
 pub use receive::{Accepts, Due, NotBytes};
 pub use send::Sent;
@@ -42,6 +44,9 @@ pub use send::Sent;
 pub trait Host {
     /// A bulk segment of a memory that this binding was introduced to.
     fn map_segment(&mut self, memory: u32, segment: u32) -> Result<Arc<Mapping>, Unavailable>;
+    /// A table of grants, or a segment of which something is granted to this binding.
+    fn map_granted(&mut self, memory: u32, segment: u32, writable: bool)
+    -> Result<Arc<Mapping>, Unavailable>;
     /// Our side towards `peer` is all zeroes again and may be used for another.
     fn recycled(&mut self, peer: Endpoint);
     /// The pairs that the daemon has for us, new or moved.
@@ -118,6 +123,7 @@ pub struct Core {
     out: extents::Out,
     relays: relay::Relays,
     segments: BTreeMap<(u32, u32), Arc<Mapping>>,
+    granted_maps: grants::Maps,
     counters: Counters,
 }
 
@@ -153,6 +159,7 @@ impl Core {
             out: extents::Out::default(),
             relays: relay::Relays::default(),
             segments: BTreeMap::new(),
+            granted_maps: grants::Maps::new(),
             counters: Counters::default(),
         }
     }
@@ -429,6 +436,7 @@ impl Core {
         self.attended.retain(|&i| i != index);
         self.pending.clear(index);
         self.segments.retain(|&(memory, _), _| memory != peer.memory || peer.proxied);
+        self.granted_maps.retain(|((memory, _), _)| *memory != peer.memory);
         self.free.push(index.0);
         peer.path.own.clear();
         host.recycled(peer.endpoint);

@@ -58,6 +58,11 @@ impl Courier {
     ) {
         let mut head = Vec::new();
         self.read_buffer(buffer, len_bytes, &mut head);
+        if let Ok(record) = Record::check(&head)
+            && record.kind == Kind::CopyData
+        {
+            return self.copy_announced(node, token, bulk_bytes, &record, &head, fabric);
+        }
         match self.expected(node, &head, bulk_bytes) {
             Some((pair, what)) => {
                 let waiting = Waiting {
@@ -202,6 +207,9 @@ impl Courier {
 
     /// An accepted extent is in place, or will not come in this session.
     pub(super) fn bulk_ended(&mut self, node: NodeId, token: u64, whole: bool) {
+        if self.copy_step_ended(node, token, whole) {
+            return;
+        }
         let Some(at) = self.waiting.iter().position(|w| w.node == node && w.token == token) else { return };
         let Some(waiting) = self.waiting.remove(at) else { return };
         let Some(ours) = waiting.coming else { return };

@@ -8,6 +8,7 @@ use shm::side::Mirrored;
 use shm::{notify, reply};
 
 use super::bulk::make_empty_ours;
+use super::jobs::By;
 use super::pair::{Held, Wanted};
 use super::{Courier, OPENING_MAX, Output, PairIndex};
 use crate::Piece;
@@ -128,9 +129,12 @@ impl Courier {
                 let consumed = word(body, 1);
                 pair.own.mirror(&Mirrored { consumed, ..Mirrored::default() });
                 pair.remote_end = Some(word(body, 0));
+                self.copies_end_with(index, By::Remote);
                 self.publish_ready(index);
             }
-            Kind::SlotExtent | Kind::ReplyExtent => {
+            Kind::Copy => self.on_copy(index, record.arg, body)?,
+            Kind::CopyState => self.on_copy_state(index, record.arg, body)?,
+            Kind::SlotExtent | Kind::ReplyExtent | Kind::CopyData => {
                 return Err(Corrupt::new("an announcement that announces nothing", record.arg));
             }
             Kind::Closed => pair.remote_gone = true,

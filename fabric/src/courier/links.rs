@@ -17,6 +17,7 @@ impl Courier {
                 pair.closed = true;
                 pair.own.end(side::END_NODE_DEAD, 0);
                 self.knocks.insert(index);
+                self.forget_copies(index, fabric);
             }
         }
         // A session of its next incarnation may stand already, and its openings wait for their answers.
@@ -32,7 +33,8 @@ impl Courier {
 
     pub(super) fn on_completion(&mut self, completion: Completion, fabric: &mut dyn Fabric) {
         match completion {
-            Completion::Sent { .. } | Completion::Failed { .. } => {}
+            Completion::Sent { token, .. } => self.copy_step_left(token, true),
+            Completion::Failed { token, .. } => self.copy_step_left(token, false),
             Completion::Received { peer, buffer, len_bytes } => {
                 self.received(peer, buffer, len_bytes);
                 self.spare.push(buffer);
@@ -88,6 +90,7 @@ impl Courier {
         for pair in self.pairs.iter_mut().flatten().filter(|p| p.node == node) {
             pair.opened = false;
         }
+        self.copies_lost(node);
         self.outputs.push(Output::Link { node, incarnation, state: LinkState::Cut });
     }
 }

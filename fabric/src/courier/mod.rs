@@ -6,10 +6,12 @@
 //! endpoints' own memories, both ends say everything again, and what is already there is dropped by its sequence.
 //!
 //! Pure: told the time, given the fabric; what it wants of the daemon it puts into [`Output`]. Neighbours: `outgoing`
-//! (local to wire), `incoming` (wire to local), `links` (sessions), `bulk` (extents), `driver` (the process around it).
+//! (local to wire), `incoming` (wire to local), `links` (sessions), `bulk` (extents), `copies`, `driver` (the process around it).
 
 mod bulk;
+mod copies;
 mod incoming;
+mod jobs;
 mod links;
 mod outgoing;
 mod pair;
@@ -139,6 +141,7 @@ pub struct Courier {
     done: Vec<Completion>,
     scratch: Vec<u8>,
     outgoing: outgoing::Outgoing,
+    jobs: jobs::Jobs,
     outputs: Vec<Output>,
     totals: Totals,
     tokens: u64,
@@ -171,6 +174,7 @@ impl Courier {
             done: Vec::with_capacity(DONE_MAX),
             scratch: Vec::new(),
             outgoing: outgoing::Outgoing::default(),
+            jobs: jobs::Jobs::default(),
             outputs: Vec::new(),
             totals: Totals::default(),
             tokens: 0,
@@ -283,6 +287,7 @@ impl Courier {
         fabric: &mut dyn Fabric,
     ) {
         self.wanted.remove(&(memory, segment));
+        self.jobs.wanted.remove(&(memory, segment));
         let region = fabric.attach(&map);
         self.segments.insert((memory, segment), (map, region));
         for index in 0..self.pairs.len() as u32 {
@@ -300,6 +305,7 @@ impl Courier {
             if pair.local == endpoint && pair.ended.is_none() {
                 pair.ended = Some(pair.published_here());
                 self.take_home_all(index);
+                self.copies_end_with(index, jobs::By::Local);
                 self.mark_dirty(index);
                 self.note_if_over(index);
             }
@@ -325,6 +331,7 @@ impl Courier {
     pub fn detach(&mut self, local: Endpoint, remote: Endpoint, fabric: &mut dyn Fabric) {
         if let Some(&index) = self.by_ends.get(&(local, remote)) {
             self.abandon_waiting(index, fabric);
+            self.forget_copies(index, fabric);
             self.take_home_all(index);
             self.by_ends.remove(&(local, remote));
             if let Some(of_slot) = self.by_slot.get_mut(&(local.dc, local.slot.0)) {
@@ -388,7 +395,8 @@ impl Courier {
         }
         self.done = done;
         self.post_spare(fabric);
-        let mut more = self.pump(fabric);
+        let mut more = self.run_copies(fabric);
+        more |= self.pump(fabric);
         self.drop_over(fabric);
         if std::mem::take(&mut self.room_came) {
             self.retry_waiting(fabric);

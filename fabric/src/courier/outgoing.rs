@@ -12,6 +12,7 @@ use shm::lane::{self, LaneReader, look_again};
 use shm::side::Mirrored;
 use shm::{notify, reply};
 
+use super::jobs::Key;
 use super::{CONTROL_MAX, Courier, Output, PairIndex};
 use crate::{Desc, Fabric, Piece, RegionKey};
 
@@ -36,7 +37,7 @@ struct Item {
 
 /// What is true once a descriptor was accepted.
 #[derive(Clone, Copy)]
-enum Said {
+pub(super) enum Said {
     Control,
     Open(PairIndex),
     Opened(PairIndex),
@@ -48,6 +49,8 @@ enum Said {
     Raised { pair: PairIndex, raises: u64 },
     Withdraw { pair: PairIndex, sequence: u64 },
     Ended(PairIndex),
+    CopyAsked { pair: PairIndex, number: u64 },
+    CopyStep { key: Key, serial: u64, len_bytes: u64 },
 }
 
 impl Outgoing {
@@ -56,11 +59,11 @@ impl Outgoing {
         self.items.clear();
     }
 
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.items.len() >= BATCH
     }
 
-    fn push(&mut self, record: Record, body: &[u8], piece: Option<Piece>, bulk: bool, said: Said) {
+    pub(super) fn push(&mut self, record: Record, body: &[u8], piece: Option<Piece>, bulk: bool, said: Said) {
         let start = self.heads.len();
         self.heads.extend_from_slice(&record.to_bytes());
         self.heads.extend_from_slice(body);
@@ -120,9 +123,15 @@ impl Courier {
             if out.items.is_empty() {
                 break false;
             }
+            let first = self.tokens + 1;
             let taken = self.post(node, &out, fabric);
-            for item in &out.items[..taken] {
-                self.commit(node, item.said);
+            for (token, item) in (first..).zip(&out.items[..taken]) {
+                match item.said {
+                    Said::CopyStep { key, serial, len_bytes } => {
+                        self.copy_step_said(key, serial, len_bytes, Some(token));
+                    }
+                    said => self.commit(node, said),
+                }
             }
             // The rest is gathered again, at once or after a completion: its pairs stay dirty.
             for item in &out.items[taken..] {
@@ -179,6 +188,7 @@ impl Courier {
                 self.mark_dirty(index);
             }
         }
+        self.gather_copy_steps(node, out);
         true
     }
 
@@ -199,6 +209,7 @@ impl Courier {
         if !pair.opened {
             return false;
         }
+        self.gather_copy(index, out);
         // Before the slots: a request's half of a number is understood by what these say.
         self.gather_words(index, out);
         self.gather_withdrawal(index, out);
@@ -434,6 +445,8 @@ impl Courier {
                 self.on(index, |pair| pair.ended_said = true);
                 self.note_if_over(index);
             }
+            Said::CopyAsked { pair, number } => self.copy_asked(pair, number),
+            Said::CopyStep { .. } => {}
         }
     }
 
@@ -446,6 +459,10 @@ impl Courier {
     fn keep_dirty(&mut self, node: NodeId, said: Said) {
         let index = match said {
             Said::Control => return,
+            Said::CopyStep { key, serial, len_bytes } => {
+                return self.copy_step_said(key, serial, len_bytes, None);
+            }
+            Said::CopyAsked { pair, .. } => pair,
             Said::Open(index) | Said::Opened(index) | Said::Ended(index) => index,
             Said::Slots { pair, .. }
             | Said::SlotExtent { pair, .. }

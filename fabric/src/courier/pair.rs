@@ -90,6 +90,8 @@ pub(super) struct Carried {
     /// The far end has forgotten the pair, or never had it.
     pub(super) remote_gone: bool,
     pub(super) returns: Returns,
+    /// The number of the local endpoint's last copy that was looked at.
+    pub(super) copy_seen: u64,
     /// Extents of our pool out with the local endpoint, by token.
     pub(super) lent: Vec<Option<Lent>>,
 }
@@ -129,6 +131,7 @@ impl Carried {
             remote_end: None,
             remote_gone: false,
             returns,
+            copy_seen: 0,
             lent: Vec::new(),
         }
     }

@@ -175,7 +175,7 @@ impl Core {
     ) {
         let Some(there) = self.memories.get_mut(&memory) else { return };
         let owner = there.owner;
-        let Some(slot) = there.segments.get_mut(segment as usize) else { return };
+        let Some(slot) = there.segments.get_mut(&segment) else { return };
         if slot.stage != SegmentStage::Making {
             return;
         }
@@ -200,8 +200,7 @@ impl Core {
                         });
                     }
                     Some((_, Some(conn))) => {
-                        // It was the last one: no other is made before this one's answer.
-                        self.memories.get_mut(&memory).map(|m| m.segments.pop());
+                        self.memories.get_mut(&memory).map(|m| m.segments.remove(&segment));
                         refuse(conn, Refusal::NoMemory, out);
                     }
                     Some((_, None)) | None => {}

@@ -123,7 +123,7 @@ pub enum Effect {
     CloseProcess {
         ticket: u32,
     },
-    /// Make a segment, every page present; answered by [`Input::SegmentMade`].
+    /// Make a segment, every page present but in what is there to be granted, whose owner makes them; answered by [`Input::SegmentMade`].
     MakeSegment {
         memory: u32,
         segment: u32,
@@ -140,6 +140,11 @@ pub enum Effect {
     Record {
         incarnation: Incarnation,
         generations: u32,
+    },
+    /// Close the descriptor of a segment.
+    DropSegment {
+        memory: u32,
+        segment: u32,
     },
     /// Close all descriptors of a memory.
     DropMemory {

@@ -4,7 +4,6 @@ use abi::member::{Refusal, Reply, Request, VERSION};
 use abi::{Endpoint, Name};
 
 use super::effect::{Descriptor, Effect};
-use super::memory::Owner;
 use super::{ConnId, Core, Now};
 
 /// Answers without descriptors.
@@ -70,6 +69,9 @@ impl Core {
                 let result = self.recycled(own, peer, out);
                 done(conn, result, out);
             }
+            Request::Grant { segment, to } => self.grant(conn, own, segment, to, out),
+            Request::Revoke { segment, to } => self.revoke(conn, own, segment, to, out),
+            Request::DropSegment { segment } => self.drop_segment(conn, own, segment, out),
             Request::Unbind => {
                 self.end_local(now, own, out);
                 reply(conn, Reply::Done, out);
@@ -112,27 +114,6 @@ impl Core {
             Some(endpoint) => reply(conn, Reply::Found { endpoint: *endpoint }, out),
             None => refuse(conn, Refusal::NoSuchEndpoint, out),
         }
-    }
-
-    /// A segment of a memory that the caller was introduced to.
-    fn map_segment(&mut self, conn: ConnId, own: Endpoint, memory: u32, segment: u32, out: &mut Vec<Effect>) {
-        let Some(there) = self.memories.get(&memory) else {
-            return refuse(conn, Refusal::NoSuchEndpoint, out);
-        };
-        let introduced = match there.owner {
-            Owner::Endpoint(peer) => self.locals.get(&own).is_some_and(|l| l.links.contains_key(&peer)),
-            Owner::Proxy { .. } => self.carried_from(own, memory),
-        };
-        if !introduced {
-            return refuse(conn, Refusal::NoSuchEndpoint, out);
-        }
-        let Some(sealed) = there.sealed(segment) else {
-            // A proxy may speak of a segment before its word that it has mapped it has come here.
-            let not_yet = matches!(there.owner, Owner::Proxy { .. });
-            return refuse(conn, if not_yet { Refusal::NotReady } else { Refusal::BadRequest }, out);
-        };
-        let reply = Reply::Segment { index: segment, len_bytes: sealed.len_bytes };
-        out.push(Effect::Reply { conn, reply, fds: vec![Descriptor::Segment { memory, segment }] });
     }
 
     pub(super) fn disconnected(&mut self, now: Now, conn: ConnId, out: &mut Vec<Effect>) {

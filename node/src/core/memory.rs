@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use abi::limits::{POOL_BYTES_FIRST, SEGMENTS_MAX, SIDES_FIRST};
+use abi::grant::TABLE_BYTES;
+use abi::limits::{COPY_BYTES_MAX, GRANTED_BYTES_MAX, POOL_BYTES_FIRST, SEGMENTS_MAX, SIDES_FIRST};
 use abi::member::SegmentKind;
 use abi::{DcId, Endpoint, side};
 
 use super::Core;
 use super::effect::Effect;
+use super::grants::Granted;
 
 /// What every segment's length is a multiple of.
 pub(super) const PAGE_BYTES: u64 = 4096;
@@ -43,7 +45,11 @@ pub(super) struct Segment {
 
 pub(super) struct Memory {
     pub owner: Owner,
-    pub segments: Vec<Segment>,
+    /// By index; one that is given up is not used again.
+    pub segments: BTreeMap<u32, Segment>,
+    next: u32,
+    /// Who may map the segments that are there to be granted.
+    pub granted: BTreeMap<u32, Granted>,
     free: BTreeSet<SidePlace>,
     /// Of a proxy: the sides that stand for (local, remote).
     pub used: BTreeMap<(Endpoint, Endpoint), SidePlace>,
@@ -60,7 +66,14 @@ pub(super) enum NotAdded {
 
 impl Memory {
     fn new(owner: Owner) -> Memory {
-        Memory { owner, segments: Vec::new(), free: BTreeSet::new(), used: BTreeMap::new() }
+        Memory {
+            owner,
+            segments: BTreeMap::new(),
+            next: 0,
+            granted: BTreeMap::new(),
+            free: BTreeSet::new(),
+            used: BTreeMap::new(),
+        }
     }
 
     /// Checks the shape of one more segment and gives it its index.
@@ -75,43 +88,56 @@ impl Memory {
             SegmentKind::Sides if len_bytes > sides_bytes(abi::limits::SIDES_PROXY) => {
                 return Err(NotAdded::TooMuch);
             }
-            SegmentKind::Pool if len_bytes > pool_bytes_max.saturating_sub(self.pool_bytes()) => {
+            SegmentKind::Pool
+                if len_bytes > pool_bytes_max.saturating_sub(self.bytes_of(|k| k == SegmentKind::Pool)) =>
+            {
                 return Err(NotAdded::TooMuch);
             }
-            SegmentKind::Sides | SegmentKind::Pool => {}
+            SegmentKind::Grants if len_bytes != TABLE_BYTES as u64 => return Err(NotAdded::Misshapen),
+            SegmentKind::Grants if self.bytes_of(|k| k == SegmentKind::Grants) > 0 => {
+                return Err(NotAdded::TooMuch);
+            }
+            SegmentKind::GrantRead | SegmentKind::GrantWrite
+                if len_bytes > COPY_BYTES_MAX
+                    || len_bytes > GRANTED_BYTES_MAX.saturating_sub(self.bytes_of(SegmentKind::is_granted)) =>
+            {
+                return Err(NotAdded::TooMuch);
+            }
+            _ => {}
         }
-        let index = u32::try_from(self.segments.len()).unwrap_or(u32::MAX);
-        if index >= SEGMENTS_MAX {
+        let index = self.next;
+        if self.segments.len() >= SEGMENTS_MAX as usize || index == u32::MAX {
             return Err(NotAdded::TooMuch);
         }
-        self.segments.push(Segment { kind, len_bytes, stage: SegmentStage::Making });
+        self.next += 1;
+        self.segments.insert(index, Segment { kind, len_bytes, stage: SegmentStage::Making });
         Ok(index)
     }
 
-    fn pool_bytes(&self) -> u64 {
-        self.segments.iter().filter(|s| s.kind == SegmentKind::Pool).map(|s| s.len_bytes).sum()
+    fn bytes_of(&self, kind: impl Fn(SegmentKind) -> bool) -> u64 {
+        self.segments.values().filter(|s| kind(s.kind)).map(|s| s.len_bytes).sum()
     }
 
     pub fn any(&self, stage: SegmentStage) -> bool {
-        self.segments.iter().any(|s| s.stage == stage)
+        self.segments.values().any(|s| s.stage == stage)
     }
 
     /// Whether a segment of sides is on its way.
     pub fn expects_sides(&self) -> bool {
-        self.segments.iter().any(|s| s.kind == SegmentKind::Sides && s.stage != SegmentStage::Sealed)
+        self.segments.values().any(|s| s.kind == SegmentKind::Sides && s.stage != SegmentStage::Sealed)
     }
 
     pub fn sealed(&self, segment: u32) -> Option<Segment> {
-        self.segments.get(segment as usize).copied().filter(|s| s.stage == SegmentStage::Sealed)
+        self.segments.get(&segment).copied().filter(|s| s.stage == SegmentStage::Sealed)
     }
 
     /// Takes the open segments to be sealed: all, or the one asked for.
     pub fn seal(&mut self, only: Option<u32>) -> Vec<(u32, u64)> {
         let mut sealing = Vec::new();
-        for (index, segment) in (0..).zip(&mut self.segments) {
-            if segment.stage == SegmentStage::Open && only.is_none_or(|o| o == index) {
+        for (index, segment) in &mut self.segments {
+            if segment.stage == SegmentStage::Open && only.is_none_or(|o| o == *index) {
                 segment.stage = SegmentStage::Sealing;
-                sealing.push((index, segment.len_bytes));
+                sealing.push((*index, segment.len_bytes));
             }
         }
         sealing
@@ -119,7 +145,7 @@ impl Memory {
 
     /// What was being sealed is sealed: its sides may be given out.
     pub fn seal_done(&mut self) {
-        for (index, segment) in (0..).zip(&mut self.segments) {
+        for (&index, segment) in &mut self.segments {
             if segment.stage == SegmentStage::Sealing {
                 segment.stage = SegmentStage::Sealed;
                 if segment.kind == SegmentKind::Sides {
@@ -192,6 +218,7 @@ impl Core {
     }
 
     pub(super) fn drop_memory(&mut self, memory: u32, out: &mut Vec<Effect>) {
+        self.forget_granted(memory, None, out);
         if self.memories.remove(&memory).is_some() {
             out.push(Effect::DropMemory { memory });
         }
@@ -243,7 +270,7 @@ mod tests {
     fn sides_are_given_out_once_they_are_sealed_and_not_before() {
         let mut m = memory();
         m.add(SegmentKind::Sides, sides_bytes(2), POOL_BYTES_MAX).unwrap();
-        m.segments[0].stage = SegmentStage::Open;
+        m.segments.get_mut(&0).unwrap().stage = SegmentStage::Open;
         assert_eq!(m.take_side(), None);
         assert_eq!(m.seal(None), [(0, sides_bytes(2))]);
         m.seal_done();

@@ -4,12 +4,13 @@
 //! Key types: [`Core`], [`Input`], [`Effect`]. `daemon` (and the simulator) executes the effects in their order and
 //! brings back what they ask for ([`Input::SegmentMade`], [`Input::Sealed`], …) before the next input from outside.
 //! Neighbours: `plan` (what the cluster file says), `binding` and `pairs` (members), `proxies` and `routes` (couriers),
-//! `nodes` and `directory` (other nodes), `ending` (deaths), `memory` (segments and sides), `view` (status).
+//! `nodes` and `directory` (other nodes), `ending` (deaths), `memory` (segments and sides), `grants`, `view` (status).
 
 mod binding;
 mod directory;
 mod effect;
 mod ending;
+mod grants;
 mod members;
 mod memory;
 mod nodes;

@@ -295,7 +295,7 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         let Some(there) = self.memories.get_mut(&memory) else { return };
-        let Some(made_one) = there.segments.get(segment as usize).copied() else { return };
+        let Some(made_one) = there.segments.get(&segment).copied() else { return };
         if made {
             let message =
                 ToProxy::Segment { dc, index: segment, kind: made_one.kind, len_bytes: made_one.len_bytes };
@@ -304,24 +304,7 @@ impl Core {
         if segment < 2 {
             return self.proxy_wrong(proxy, "there is no memory for it; killed", out);
         }
-        there.segments.pop();
+        there.segments.remove(&segment);
         out.push(Effect::Note(Note::ProxyWrong { proxy, what: "there is no memory for one more segment" }));
-    }
-
-    /// A bulk segment of a local endpoint with which it carries a pair.
-    fn proxy_wants(&mut self, proxy: u16, memory: u32, segment: u32, out: &mut Vec<Effect>) {
-        let Some(there) = self.memories.get(&memory) else { return };
-        let Owner::Endpoint(owner) = there.owner else { return };
-        let carries = self.locals.get(&owner).is_some_and(|l| {
-            l.links.keys().any(|peer| l.far(*peer).is_some_and(|f| f.proxy == proxy && f.place.is_some()))
-        });
-        let Some(sealed) = there.sealed(segment).filter(|_| carries) else {
-            return out.push(Effect::Note(Note::ProxyWrong {
-                proxy,
-                what: "wants a segment that is not its to read",
-            }));
-        };
-        let message = ToProxy::PeerSegment { memory, segment, len_bytes: sealed.len_bytes };
-        self.say_with(proxy, message, vec![Descriptor::Segment { memory, segment }], out);
     }
 }

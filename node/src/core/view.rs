@@ -201,7 +201,7 @@ impl Core {
             uid: Some(local.process.uid),
             pairs: Some(local.links.len()),
             segments: segments.map(|s| s.len()),
-            segment_bytes: segments.map(|s| s.iter().map(|s| s.len_bytes).sum()),
+            segment_bytes: segments.map(|s| s.values().map(|s| s.len_bytes).sum()),
             since_ms: Some(ms(now, local.since)),
             ..self.view(endpoint, self.plan.node.0, local.name, state)
         })

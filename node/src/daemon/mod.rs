@@ -195,6 +195,7 @@ impl Hands {
                     tracing::error!("{why}");
                 }
             }
+            Effect::DropSegment { memory, segment } => self.vault.drop_segment(memory, segment),
             Effect::DropMemory { memory } => self.vault.drop_memory(memory),
             Effect::SetTable { dc, slot, entry } => self.vault.set_table(dc, slot, entry),
             Effect::Ring { dc, doorbell, source, pull } => self.vault.ring(dc, doorbell, source, pull),

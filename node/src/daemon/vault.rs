@@ -34,10 +34,15 @@ struct Bell {
     fd: Arc<OwnedFd>,
 }
 
+struct Kept {
+    fd: Arc<OwnedFd>,
+    kind: SegmentKind,
+}
+
 #[derive(Default)]
 pub(super) struct Vault {
     dcs: BTreeMap<DcId, DcMemory>,
-    segments: BTreeMap<(u32, u32), Arc<OwnedFd>>,
+    segments: BTreeMap<(u32, u32), Kept>,
     bells: BTreeMap<(u16, DcId), Bell>,
 }
 
@@ -67,12 +72,12 @@ impl Vault {
         Some(Arc::clone(match descriptor {
             Descriptor::Table(dc) => &self.dcs.get(&dc)?.table_fd,
             Descriptor::Doorbells(dc) => &self.dcs.get(&dc)?.doorbells_fd,
-            Descriptor::Segment { memory, segment } => self.segments.get(&(memory, segment))?,
+            Descriptor::Segment { memory, segment } => &self.segments.get(&(memory, segment))?.fd,
             Descriptor::ProxyBell { proxy, dc } => &self.bells.get(&(proxy, dc))?.fd,
         }))
     }
 
-    /// Makes a segment, every page present.
+    /// Makes a segment, every page present; what is there to be granted may be long, so that its owner makes the pages.
     pub fn make(
         &mut self,
         memory: u32,
@@ -84,20 +89,36 @@ impl Vault {
         let name = match kind {
             SegmentKind::Sides => format!("dvs-sides-{memory}.{segment}"),
             SegmentKind::Pool => format!("dvs-pool-{memory}.{segment}"),
+            SegmentKind::Grants => format!("dvs-grants-{memory}.{segment}"),
+            SegmentKind::GrantRead | SegmentKind::GrantWrite => format!("dvs-granted-{memory}.{segment}"),
         };
-        let want_huge = kind == SegmentKind::Pool && len.is_multiple_of(HUGE_PAGE_BYTES);
-        let (fd, _pages) = memfd::segment_fd(&name, len, want_huge)?;
-        self.segments.insert((memory, segment), Arc::new(fd));
+        let fd = if kind.is_granted() {
+            memfd::empty_fd(&name, len)?
+        } else {
+            let want_huge = kind == SegmentKind::Pool && len.is_multiple_of(HUGE_PAGE_BYTES);
+            memfd::segment_fd(&name, len, want_huge)?.0
+        };
+        self.segments.insert((memory, segment), Kept { fd: Arc::new(fd), kind });
         Ok(())
     }
 
     /// Seals segments, and checks that their owner has not cut or emptied them before.
     pub fn seal(&self, memory: u32, segments: &[(u32, u64)]) -> bool {
         segments.iter().all(|(segment, len_bytes)| {
-            let Some(fd) = self.segments.get(&(memory, *segment)) else { return false };
+            let Some(Kept { fd, kind }) = self.segments.get(&(memory, *segment)) else { return false };
             let whole = || fstat(fd).is_ok_and(|stat| u64::try_from(stat.st_size) == Ok(*len_bytes));
-            memfd::seal(fd.as_fd()).is_ok() && whole() && memfd::is_full(fd.as_fd()) == Ok(true)
+            let sealed = if *kind == SegmentKind::GrantWrite {
+                // Another writes it; nobody opens it anew.
+                fchmod(fd, Mode::RUSR | Mode::WUSR).is_ok() && memfd::seal_len(fd.as_fd()).is_ok()
+            } else {
+                memfd::seal(fd.as_fd()).is_ok()
+            };
+            sealed && whole() && memfd::is_full(fd.as_fd()) == Ok(true)
         })
+    }
+
+    pub fn drop_segment(&mut self, memory: u32, segment: u32) {
+        self.segments.remove(&(memory, segment));
     }
 
     pub fn drop_memory(&mut self, memory: u32) {

@@ -21,6 +21,9 @@ use crate::map::{Access, HUGE_PAGE_BYTES, MapError, Mapping, Pages};
 const SEALS: SealFlags =
     SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
 
+/// The seals of a segment that another than its owner writes.
+const LEN_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
 /// How much is filled between two looks at what memory is left.
 const FILL_STEP_BYTES: u64 = 64 << 20;
 /// What a segment leaves to everybody else; below it, making one is refused.
@@ -67,6 +70,29 @@ pub fn segment_fd(name: &str, len_bytes: usize, want_huge: bool) -> Result<(Owne
     Ok((fd, Pages::Small))
 }
 
+/// Makes a memory file of `len_bytes` without its pages: who maps it makes them.
+///
+/// Errors: `NoMemory` when the machine could not back it whole now, `Misaligned` for length zero.
+pub fn empty_fd(name: &str, len_bytes: usize) -> Result<OwnedFd, MapError> {
+    if len_bytes == 0 {
+        return Err(MapError::Misaligned);
+    }
+    let wanted = (len_bytes as u64).saturating_add(MEMORY_KEPT_BYTES);
+    if available_bytes().is_some_and(|available| available < wanted) {
+        return Err(MapError::NoMemory(Errno::NOMEM));
+    }
+    let fd = created(name, MemfdFlags::empty())?;
+    ftruncate(&fd, len_bytes as u64).map_err(MapError::of)?;
+    Ok(fd)
+}
+
+/// Closes the segment to every change of its length; whoever has a descriptor may write it.
+pub fn seal_len(fd: BorrowedFd<'_>) -> Result<(), SealError> {
+    fcntl_add_seals(fd, LEN_SEALS).map_err(SealError::Refused)?;
+    let have = fcntl_get_seals(fd).map_err(SealError::Refused)?;
+    if have.contains(LEN_SEALS) { Ok(()) } else { Err(SealError::Unsealed { have: have.bits() }) }
+}
+
 /// Closes the segment to every writer but those who have it mapped already, and proves it.
 ///
 /// The owner's writable mapping comes first: afterwards nobody gets one, the owner included.
@@ -89,14 +115,18 @@ pub fn is_full(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(backed >= u64::try_from(stat.st_size).unwrap_or(u64::MAX))
 }
 
-fn filled(name: &str, len_bytes: usize, kind: MemfdFlags) -> Result<OwnedFd, MapError> {
+fn created(name: &str, kind: MemfdFlags) -> Result<OwnedFd, MapError> {
     let flags = kind | MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
         // Kernels before 6.3 do not know the flag.
         Err(Errno::INVAL) => memfd_create(name, flags),
         other => other,
     };
-    let fd = fd.map_err(MapError::of)?;
+    fd.map_err(MapError::of)
+}
+
+fn filled(name: &str, len_bytes: usize, kind: MemfdFlags) -> Result<OwnedFd, MapError> {
+    let fd = created(name, kind)?;
     ftruncate(&fd, len_bytes as u64).map_err(MapError::of)?;
     fill(fd.as_fd(), len_bytes as u64, kind.contains(MemfdFlags::HUGETLB))?;
     if !is_full(fd.as_fd()).map_err(MapError::of)? {

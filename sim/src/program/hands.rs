@@ -67,6 +67,15 @@ impl Hands<'_> {
 }
 
 impl Host for Hands<'_> {
+    fn map_granted(
+        &mut self,
+        memory: u32,
+        segment: u32,
+        _writable: bool,
+    ) -> Result<Arc<Mapping>, Unavailable> {
+        self.map_segment(memory, segment)
+    }
+
     fn map_segment(&mut self, memory: u32, segment: u32) -> Result<Arc<Mapping>, Unavailable> {
         let Reply::Segment { .. } = self.ask(Request::MapSegment { memory, segment })? else {
             return Err(Unavailable::Broken);
