@@ -33,8 +33,8 @@ pub use abi::grant::{Access, Grant};
 pub use binding::copy::CopyEnd;
 pub use binding::{BindOptions, Binding, Wait, Whereabouts};
 pub use error::{
-    BindError, CopyError, GrantError, LoanError, NotifyError, PostError, ReceiveError, RelayError, ReplyError, SendError,
-    SendrecError, Unavailable, WaitError,
+    BindError, CopyError, GrantError, LoanError, NotifyError, PostError, ReceiveError, RelayError,
+    ReplyError, SendError, SendrecError, Unavailable, WaitError,
 };
 pub use granted::GrantSegment;
 pub use message::{Delivery, From, Message, View, What};

@@ -11,7 +11,7 @@ use abi::limits::{COPY_BYTES_MAX, COPY_CANCEL_WAIT_MS, COPY_STEP_BYTES};
 use abi::{Endpoint, NodeId};
 
 use super::{Binding, NoPeer};
-use crate::core::{Here, PeerIndex};
+use crate::core::{Here, Known, PeerIndex};
 use crate::error::CopyError;
 use crate::granted::GrantSegment;
 use crate::timeout::Timeout;
@@ -125,6 +125,9 @@ impl Binding {
         if !fits || owner == self.whoami() {
             return Err(CopyError::NoGrant);
         }
+        if self.core.known(owner) != Known::Alive {
+            return Err(CopyError::DeadSource);
+        }
         let peer = match self.peer(owner, deadline, timeout) {
             Ok(peer) => peer,
             Err(NoPeer::Dead) => return Err(CopyError::DeadSource),
@@ -197,7 +200,8 @@ impl Binding {
     ) -> Result<(), CopyError> {
         loop {
             let asked = self.begin(there, &request);
-            let status = match self.await_copies(&[asked], other, deadline, |status| status != Status::Ready) {
+            let status = match self.await_copies(&[asked], other, deadline, |status| status != Status::Ready)
+            {
                 Ok((_, status)) => status,
                 Err(why) => return Err(self.cancel(&[asked], why)),
             };

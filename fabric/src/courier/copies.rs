@@ -26,7 +26,11 @@ const HERE: NodeId = NodeId(0);
 
 /// What a range comes to.
 enum Found {
-    Here { map: Arc<Mapping>, region: RegionKey, offset_bytes: u64 },
+    Here {
+        map: Arc<Mapping>,
+        region: RegionKey,
+        offset_bytes: u64,
+    },
     /// Its segment has been asked for.
     Coming,
     NoGrant,
@@ -179,7 +183,12 @@ impl Courier {
     }
 
     /// How a copy that a local endpoint asked for is doing at the far end.
-    pub(super) fn on_copy_state(&mut self, index: PairIndex, number: u64, body: &[u8]) -> Result<(), Corrupt> {
+    pub(super) fn on_copy_state(
+        &mut self,
+        index: PairIndex,
+        number: u64,
+        body: &[u8],
+    ) -> Result<(), Corrupt> {
         let word = u64::from_le_bytes(body.try_into().unwrap_or([0; 8]));
         let status = Status::from_word(word).ok_or(Corrupt::new("a copy in no state", word))?;
         let key = Key { pair: index, by: By::Local };
@@ -256,7 +265,9 @@ impl Courier {
 
     fn run_receive(&mut self, key: Key, fabric: &mut dyn Fabric) -> bool {
         let Some(job) = self.jobs.get(key) else { return false };
-        let Work::Receive { from, place, next, coming, ref announced, ready } = job.work else { return false };
+        let Work::Receive { from, place, next, coming, ref announced, ready } = job.work else {
+            return false;
+        };
         let (total, grantee, number, third) =
             (job.request.len_bytes, job.copier, job.number, job.request.node != HERE);
         if coming.is_some() {

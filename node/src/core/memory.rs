@@ -99,7 +99,8 @@ impl Memory {
             }
             SegmentKind::GrantRead | SegmentKind::GrantWrite
                 if len_bytes > COPY_BYTES_MAX
-                    || len_bytes > GRANTED_BYTES_MAX.saturating_sub(self.bytes_of(SegmentKind::is_granted)) =>
+                    || len_bytes
+                        > GRANTED_BYTES_MAX.saturating_sub(self.bytes_of(SegmentKind::is_granted)) =>
             {
                 return Err(NotAdded::TooMuch);
             }

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use abi::Endpoint;
 use dvk::{
-    Access, Binding, CopyEnd, CopyError, From, Grant, GrantError, GrantSegment, Message, SendrecError,
-    Timeout, What,
+    Access, Binding, CopyEnd, CopyError, From, Grant, GrantError, GrantSegment, Message, Timeout, What,
 };
 
 use super::rows;
-use crate::support::{LONG, Life, Place, World};
+use crate::support::{Apart, LONG, Life, Place, World};
 
 rows!(
     a_granted_range_is_read_and_written_whole,
@@ -442,42 +441,87 @@ fn copies_go_beside_messages(world: World) {
 }
 
 fn a_lost_session_costs_a_copy_nothing(world: World) {
-    if !matches!(world.apart, crate::support::Apart::Loopback | crate::support::Apart::OneSided) {
-        // There is no session, or none that this test can cut: a cut TCP link is in `process/copy.rs`.
+    if !matches!(world.apart, Apart::Loopback | Apart::OneSided) {
+        // There is no session, or none that this test can cut.
         return;
     }
     let mut me = world.bind(Place::Here, 0);
-    let len = 64 * MIB;
+    let len = 24 * MIB;
     let owner = owner(&world, Place::There, 1, len);
     world.meet(&mut me, owner.endpoint);
     let mine = me.grant_segment(len, Access::Write).expect("a segment");
     let read = ask(&mut me, owner.endpoint, GRANT_READ, 0, len);
     let write = ask(&mut me, owner.endpoint, GRANT_WRITE, 0, len);
-    std::thread::scope(|scope| {
-        let (stop, stopped) = mpsc::channel::<()>();
-        let world = &world;
-        scope.spawn(move || {
-            while stopped.recv_timeout(Duration::from_millis(7)) == Err(mpsc::RecvTimeoutError::Timeout) {
-                world.flap();
-            }
-        });
-        for _ in 0..3 {
-            fill(&mine, 0);
-            let copied = me.copy(CopyEnd::Granted(&read, 0), CopyEnd::Own(&mine, 0), len, Timeout::After(LONG));
-            if copied == Err(CopyError::TimedOut) {
-                continue;
-            }
-            copied.expect("copied");
-            assert_eq!(bytes(&mine, 0, len), expect(1, 0, len));
-            let copied = me.copy(CopyEnd::Own(&mine, 0), CopyEnd::Granted(&write, 0), len, Timeout::After(LONG));
-            if copied == Ok(()) {
-                let part = show(&mut me, owner.endpoint, len - MIB, MIB);
-                assert_eq!(part, expect(1, len - MIB, MIB));
-            }
+    for round in 0..3 {
+        let (pull, push) = (CopyEnd::Granted(&read, 0), CopyEnd::Granted(&write, 0));
+        for (from, to) in [(pull, CopyEnd::Own(&mine, 0)), (CopyEnd::Own(&mine, 0), push)] {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for pause in [1, 2, 3, 5, 8] {
+                        std::thread::sleep(Duration::from_millis(pause));
+                        world.flap();
+                    }
+                });
+                me.copy(from, to, len, AFTER).expect("copied");
+            });
         }
-        drop(stop);
-    });
-    let last = me.sendrec(owner.endpoint, Message::new(END), AFTER);
-    assert!(matches!(last, Ok(_) | Err(SendrecError::DeadSource)), "{last:?}");
-    owner.join();
+        assert_eq!(bytes(&mine, 0, len), expect(1, 0, len), "round {round}");
+        for at in [0, len / 2, len - MIB] {
+            assert_eq!(show(&mut me, owner.endpoint, at, MIB), expect(1, at, MIB), "round {round}");
+        }
+        fill(&mine, 0);
+    }
+    end(&mut me, owner);
+}
+
+/// The copier is on a third node: between two others, and within one.
+fn between_other_nodes(apart: Apart) {
+    let world = World::of(apart, 3);
+    let mut me = world.bind(Place::Here, 0);
+    let len = 3 * MIB + 17;
+    let mut number = 1;
+    for (from, to) in [
+        (Place::There, Place::Beyond),
+        (Place::Beyond, Place::There),
+        (Place::There, Place::There),
+        (Place::Here, Place::Beyond),
+        (Place::Beyond, Place::Here),
+    ] {
+        let source = owner(&world, from, number, len);
+        let target = owner(&world, to, number + 1, len);
+        world.meet(&mut me, source.endpoint);
+        world.meet(&mut me, target.endpoint);
+        let read = ask(&mut me, source.endpoint, GRANT_READ, 1, len - 1);
+        let write = ask(&mut me, target.endpoint, GRANT_WRITE, 2, len - 2);
+        for (offset, part) in [(0, len - 2), (5, 1), (MIB, MIB)] {
+            let (read, write) = (CopyEnd::Granted(&read, offset), CopyEnd::Granted(&write, offset));
+            me.copy(read, write, part, AFTER).expect("copied");
+            let there = show(&mut me, target.endpoint, 2 + offset, part);
+            assert_eq!(there, expect(number as u8, 1 + offset, part), "{from:?} to {to:?}");
+        }
+        for ended in [&read, &write] {
+            revoke(&mut me, ended);
+            let (read, write) = (CopyEnd::Granted(&read, 0), CopyEnd::Granted(&write, 0));
+            let copied = me.copy(read, write, len - 2, AFTER);
+            assert_eq!(copied, Err(CopyError::NoGrant), "{from:?} to {to:?}");
+        }
+        end(&mut me, source);
+        end(&mut me, target);
+        number += 2;
+    }
+}
+
+#[test]
+fn bytes_go_straight_between_two_other_nodes_loopback() {
+    between_other_nodes(Apart::Loopback);
+}
+
+#[test]
+fn bytes_go_straight_between_two_other_nodes_one_sided() {
+    between_other_nodes(Apart::OneSided);
+}
+
+#[test]
+fn bytes_go_straight_between_two_other_nodes_tcp() {
+    between_other_nodes(Apart::Tcp);
 }

@@ -33,6 +33,8 @@ pub enum Apart {
 pub enum Place {
     Here,
     There,
+    /// On a third node, of a world that has one.
+    Beyond,
 }
 
 pub struct World {
@@ -52,8 +54,12 @@ pub const SLOTS_PER_NODE: u16 = 64;
 
 impl World {
     pub fn new(apart: Apart) -> World {
+        World::of(apart, if apart == Apart::OneNode { 1 } else { 2 })
+    }
+
+    /// A world of so many nodes.
+    pub fn of(apart: Apart, count: u16) -> World {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let count = if apart == Apart::OneNode { 1 } else { 2 };
         let file = dir.path().join("cluster.toml");
         let key = dir.path().join("cluster.key");
         ClusterKey::create(&key).expect("a key");
@@ -100,6 +106,7 @@ impl World {
         match (place, self.apart) {
             (Place::Here, _) | (_, Apart::OneNode) => 0,
             (Place::There, _) => 1,
+            (Place::Beyond, _) => 2,
         }
     }
 
