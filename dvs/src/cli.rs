@@ -20,6 +20,7 @@ const EXAMPLES: &str = "Examples:
   dvs send --dc main --node 1 --to kv hello     send it a message, by hand
   dvs bench rtt                                 measure round trips, beside the bare limit
   dvs status                                    nodes, links, DCs and proxies
+  dvs top                                       the same and who is bound, live, with rates
   dvs down cluster.toml                         stop them";
 
 /// The end of a command's help: examples, what else is worth knowing, and the exit codes.
@@ -110,6 +111,14 @@ pub enum Command {
     /// Who is bound where
     #[command(after_help = examples(&["dvs ps", "dvs ps --node 2 --json"], ""))]
     Ps(Where),
+    /// Nodes, links, DCs, proxies and endpoints, and messages and bytes a second, live
+    #[command(after_help = examples(
+        &["dvs top", "dvs top --interval 0.5 --node 1", "dvs top --once", "dvs top --once --json"],
+        "Keys: q or Esc ends, tab and arrows move, s sorts, p pauses, ? explains.\n\
+         Rates are what proxies carry between nodes; what stays on one node is counted by nobody.\n\
+         Without a terminal it is as with --once. Ctrl-C ends it like q; SIGTERM with 130.",
+    ))]
+    Top(TopArgs),
     /// The processes that carry messages to other nodes
     #[command(subcommand)]
     Proxy(ProxyCommand),
@@ -284,6 +293,18 @@ pub struct Where {
     pub node: Option<String>,
 }
 
+#[derive(Args, Debug)]
+pub struct TopArgs {
+    #[command(flatten)]
+    pub place: Where,
+    /// How often the daemons are asked: 0.1 to 3600
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+    pub interval: Duration,
+    /// Print one screen as plain text, after one interval
+    #[arg(long)]
+    pub once: bool,
+}
+
 #[derive(Subcommand, Debug)]
 pub enum ProxyCommand {
     /// List them
@@ -412,6 +433,13 @@ pub struct ReceiveArgs {
 fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(number).map_err(|why| why.to_string())
+}
+
+/// How often something is looked at.
+fn interval(text: &str) -> Result<Duration, String> {
+    let bounds = Duration::from_millis(100)..=Duration::from_secs(3600);
+    let time = seconds(text)?;
+    bounds.contains(&time).then_some(time).ok_or("0.1 to 3600 seconds".to_owned())
 }
 
 /// Notification bits, decimal, hexadecimal or binary.

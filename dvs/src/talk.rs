@@ -188,7 +188,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Control characters escaped: a line stays one, and no sender steers the terminal.
-fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }

@@ -18,6 +18,8 @@ use tempfile::TempDir;
 mod bench;
 #[path = "cli/talk.rs"]
 mod talk;
+#[path = "cli/top.rs"]
+mod top;
 
 /// A cluster file in a folder of its own. Dropped, whatever runs of it is stopped.
 struct Cluster {
