@@ -37,9 +37,7 @@ impl FromStr for Whom {
             let slot = text.parse().ok().filter(|slot| *slot <= last);
             return slot.map(|s| Whom::Slot(Slot(s))).ok_or_else(|| format!("slots are 0 to {last}"));
         }
-        Name::new(text)
-            .map(Whom::Name)
-            .map_err(|why| format!("neither a slot, 0 to {last}, nor a name: {why}"))
+        Name::new(text).map(Whom::Name).map_err(|why| format!("no slot, which are 0 to {last}, and {why}"))
     }
 }
 

@@ -106,7 +106,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 #[test]
 fn every_command_explains_itself_with_examples_and_exit_codes() {
-    let commands: [&[&str]; 21] = [
+    let commands: [&[&str]; 22] = [
         &["demo"],
         &["init"],
         &["check"],
@@ -117,6 +117,7 @@ fn every_command_explains_itself_with_examples_and_exit_codes() {
         &["down"],
         &["node", "start"],
         &["status"],
+        &["top"],
         &["ps"],
         &["proxy", "ls"],
         &["proxy", "restart"],

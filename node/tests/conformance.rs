@@ -6,6 +6,7 @@ mod support;
 mod conformance {
     mod calls;
     mod deaths;
+    mod misuse;
     mod payload;
     mod relay;
     mod service;
