@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use support::{BOUND, Ran, command, finish};
+use support::{BOUND, Ran, command, dvs, finish};
 use tempfile::TempDir;
 
 const CLUSTER: &str = r#"name = "lab"
@@ -291,4 +291,12 @@ fn mistakes_in_a_cluster_file_are_named_to_the_letter() {
         expected += &format!("{message}\n");
     }
     assert!(said == expected, "this is said:\n{said}\nand this is expected:\n{expected}");
+}
+
+#[test]
+fn programs_hear_the_same_as_people() {
+    let words = ["check", "/no/such.toml"];
+    let told = dvs(&[&["--json"], &words[..]].concat()).json();
+    let (what, next) = (told["error"].as_str().unwrap(), told["next"].as_str().unwrap());
+    dvs(&words).refused(3, &[what, next]);
 }
