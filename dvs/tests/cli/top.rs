@@ -82,6 +82,14 @@ impl OnTerminal {
     }
 }
 
+impl Drop for OnTerminal {
+    fn drop(&mut self) {
+        // It has ended by itself, unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 const ENTERED: &str = "\x1b[?1049h";
 const LEFT: &str = "\x1b[?1049l";
 const CURSOR_BACK: &str = "\x1b[?25h";
