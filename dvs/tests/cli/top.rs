@@ -21,7 +21,8 @@ struct OnTerminal {
 
 impl OnTerminal {
     fn start(mut command: Command) -> OnTerminal {
-        let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        let master: OwnedFd =
+            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
         grantpt(&master).expect("a terminal of ours");
         unlockpt(&master).expect("a terminal that opens");
         let name = ptsname(&master, Vec::new()).expect("its name").into_string().expect("a text");
