@@ -156,7 +156,7 @@ pub enum Refusal {
     Version = 1,
     /// The cluster file names no such DC on this node.
     NoSuchDc = 2,
-    /// This user may not bind in that DC: add its uid to the DC's `uids`.
+    /// This user may not bind in that DC: add its uid to the DC's `uids`; or the token of a claim is wrong or used.
     NotAllowed = 3,
     /// The slot is bound: choose another, or any.
     SlotTaken = 4,
@@ -215,7 +215,7 @@ impl Refusal {
             }
             Refusal::NoSuchDc => "this node has no such DC: see `dvs status` for those it has",
             Refusal::NotAllowed => {
-                "this user may not bind in that DC: add its uid to the DC's `uids` in the cluster file"
+                "not allowed: a token that is wrong or used, or a user that the DC's `uids` in the cluster file do not name"
             }
             Refusal::SlotTaken => "the slot is bound: choose another slot, or any",
             Refusal::NotMySlot => {
@@ -228,7 +228,9 @@ impl Refusal {
             Refusal::NoSuchEndpoint => "no such endpoint, or it ended: look it up again",
             Refusal::NotReady => "the other side cannot take one more peer just now: try again",
             Refusal::LimitReached => "a limit was reached: see `abi/src/limits.rs` and the cluster file",
-            Refusal::BadRequest => "the daemon did not understand the request",
+            Refusal::BadRequest => {
+                "the request makes no sense here: it is about this very endpoint, or names what is out of range"
+            }
             Refusal::NameTaken => "the name is bound in this DC: choose another",
             Refusal::NoSuchProcess => "no process with that pid, or it belongs to another user",
             Refusal::Fenced => "this node was declared dead by others and began anew: bind again",

@@ -6,6 +6,7 @@ use std::fmt;
 
 use abi::Corrupt;
 use abi::member::Refusal;
+use abi::name::NotAName;
 
 use crate::message::Message;
 
@@ -34,6 +35,8 @@ pub enum BindError {
     Unavailable(Unavailable),
     /// The environment names no binding, or names it wrongly: start the program with `dvs run`.
     NotStartedBound,
+    /// The DC, or the name to bind under, is none: choose another. Nobody was asked.
+    NotAName(NotAName),
 }
 
 /// Why a `send` did not end well.
@@ -268,6 +271,7 @@ impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BindError::Unavailable(why) => why.fmt(f),
+            BindError::NotAName(why) => why.fmt(f),
             BindError::NotStartedBound => f.write_str(
                 "this program was not started bound: start it with `dvs run --dc D --node N -- PROGRAM`",
             ),

@@ -93,7 +93,12 @@ impl Daemon<'_> {
             CallError::Refused { error, hint } => {
                 failure(Exit::Refused, format!("node {node}: {error}"), hint.clone())
             }
-            CallError::Garbled { .. } | CallError::Io { .. } => failure(
+            CallError::Io { path, source } => failure(
+                Exit::NotRunning,
+                format!("node {node} cannot be asked at {}: {source}", path.display()),
+                format!("give the --runtime-dir that it was started with, or {up}"),
+            ),
+            CallError::Garbled { .. } => failure(
                 Exit::Failed,
                 format!("node {node}: {why}"),
                 "are `dvs` and the daemon of one version?",

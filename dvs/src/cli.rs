@@ -1,6 +1,8 @@
 //! The command line. Key type: [`Cli`]. Every command is a variant here and a module beside this one.
 
 mod measure;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -20,6 +22,7 @@ const EXAMPLES: &str = "Examples:
   dvs send --dc main --node 1 --to kv hello     send it a message, by hand
   dvs bench rtt                                 measure round trips, beside the bare limit
   dvs status                                    nodes, links, DCs and proxies
+  dvs top                                       the same and who is bound, live, with rates
   dvs down cluster.toml                         stop them";
 
 /// The end of a command's help: examples, what else is worth knowing, and the exit codes.
@@ -40,6 +43,7 @@ fn examples(lines: &[&str], note: &str) -> String {
     version,
     about = "Distributed containers in user space: start nodes, run programs in them, look at them"
 )]
+#[command(arg_required_else_help = true)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Cli {
     /// Print one JSON object on standard output
@@ -96,7 +100,8 @@ pub enum Command {
     #[command(after_help = examples(&["dvs down cluster.toml", "dvs down cluster.toml --node 2"], ""))]
     Down(DownArgs),
     /// One node
-    #[command(subcommand)]
+    #[command(subcommand, arg_required_else_help = true)]
+    #[command(after_help = examples(&["dvs node start cluster.toml --node 1"], ""))]
     Node(NodeCommand),
     /// Nodes, links, DCs and proxies
     #[command(after_help = examples(
@@ -110,8 +115,17 @@ pub enum Command {
     /// Who is bound where
     #[command(after_help = examples(&["dvs ps", "dvs ps --node 2 --json"], ""))]
     Ps(Where),
+    /// Nodes, links, DCs, proxies and endpoints, and messages and bytes a second, live
+    #[command(after_help = examples(
+        &["dvs top", "dvs top --interval 0.5 --node 1", "dvs top --once", "dvs top --once --json"],
+        "Keys: q or Esc ends, tab and arrows move, s sorts, p pauses, ? explains.\n\
+         Rates are what proxies carry between nodes; what stays on one node is counted by nobody.\n\
+         Without a terminal it is as with --once. Ctrl-C ends it like q; SIGTERM with 130.",
+    ))]
+    Top(TopArgs),
     /// The processes that carry messages to other nodes
-    #[command(subcommand)]
+    #[command(subcommand, arg_required_else_help = true)]
+    #[command(after_help = examples(&["dvs proxy ls", "dvs proxy restart tcp --node 1"], ""))]
     Proxy(ProxyCommand),
     /// Bind this process in a DC, then become PROGRAM
     #[command(after_help = examples(
@@ -170,7 +184,8 @@ pub enum Command {
     ))]
     Receive(ReceiveArgs),
     /// Measure round trips, messages and bytes a second, beside the bare limit
-    #[command(subcommand)]
+    #[command(subcommand, arg_required_else_help = true)]
+    #[command(after_help = examples(&["dvs bench rtt", "dvs bench rate --remote", "dvs bench bw"], ""))]
     Bench(BenchCommand),
     /// A node's daemon, as `dvs up` starts it
     #[command(hide = true)]
@@ -226,8 +241,8 @@ pub struct UpArgs {
     #[arg(long, value_name = "NODE")]
     pub node: Vec<String>,
     /// How long all daemons and links may take to come up
-    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
-    pub timeout: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds, allow_negative_numbers = true)]
+    pub timeout: Duration,
 }
 
 #[derive(Args, Debug)]
@@ -239,8 +254,8 @@ pub struct DownArgs {
     #[arg(long, value_name = "NODE")]
     pub node: Vec<String>,
     /// How long a daemon may take to stop before it is killed
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
-    pub timeout: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_negative_numbers = true)]
+    pub timeout: Duration,
 }
 
 #[derive(Subcommand, Debug)]
@@ -284,6 +299,18 @@ pub struct Where {
     pub node: Option<String>,
 }
 
+#[derive(Args, Debug)]
+pub struct TopArgs {
+    #[command(flatten)]
+    pub place: Where,
+    /// How often the daemons are asked: 0.1 to 3600
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval, allow_negative_numbers = true)]
+    pub interval: Duration,
+    /// Print one screen as plain text, after one interval
+    #[arg(long)]
+    pub once: bool,
+}
+
 #[derive(Subcommand, Debug)]
 pub enum ProxyCommand {
     /// List them
@@ -315,7 +342,7 @@ pub struct SeatArgs {
     pub dc: String,
     /// In this slot and no other
     #[arg(long, value_name = "SLOT")]
-    #[arg(value_parser = clap::value_parser!(u16).range(0..abi::limits::SLOTS_PER_DC as i64))]
+    #[arg(value_parser = slot, allow_negative_numbers = true)]
     pub slot: Option<u16>,
     /// Under this name, by which others look it up
     #[arg(long, value_name = "NAME")]
@@ -362,7 +389,7 @@ pub struct SendArgs {
     #[arg(long)]
     pub post: bool,
     /// How long all of it may take, waiting for the destination included; 0: not at all
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_negative_numbers = true)]
     pub timeout: Duration,
     /// What to send; `-` reads standard input [default: nothing]
     #[arg(value_name = "TEXT", allow_hyphen_values = true)]
@@ -380,13 +407,13 @@ pub struct NotifyArgs {
     #[arg(long, value_name = "SLOT|NAME")]
     pub to: Whom,
     /// The bits to raise: a number other than 0, as 5, 0x5 or 0b101
-    #[arg(long, value_name = "BITS", value_parser = bits)]
+    #[arg(long, value_name = "BITS", value_parser = bits, allow_negative_numbers = true)]
     pub bits: u32,
     /// How long to wait until the destination is bound
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_negative_numbers = true)]
     pub timeout: Duration,
     /// How long to stay bound afterwards: when a notifier ends, bits that were not received are cleared
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds, allow_negative_numbers = true)]
     pub linger: Duration,
 }
 
@@ -398,10 +425,10 @@ pub struct ReceiveArgs {
     #[arg(long, value_name = "SLOT|NAME")]
     pub from: Option<Whom>,
     /// End after so many deliveries [default: with Ctrl-C]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     pub count: Option<u64>,
     /// End when nothing came for so long; 0: take only what is there [default: wait for ever]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub timeout: Option<Duration>,
     /// Answer each request with what it carried
     #[arg(long)]
@@ -410,8 +437,15 @@ pub struct ReceiveArgs {
 
 /// A span in seconds, with or without a fraction.
 fn seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(number).map_err(|why| why.to_string())
+    let time = text.parse().ok().and_then(|number: f64| Duration::try_from_secs_f64(number).ok());
+    time.ok_or_else(|| "not a span: give seconds from 0 on, such as 2 or 0.5".to_owned())
+}
+
+/// How often something is looked at.
+fn interval(text: &str) -> Result<Duration, String> {
+    let bounds = Duration::from_millis(100)..=Duration::from_secs(3600);
+    let time = seconds(text)?;
+    bounds.contains(&time).then_some(time).ok_or("give 0.1 to 3600 seconds".to_owned())
 }
 
 /// Notification bits, decimal, hexadecimal or binary.
@@ -422,10 +456,20 @@ fn bits(text: &str) -> Result<u32, String> {
         _ => text.parse(),
     };
     match read {
-        Ok(0) => Err("no bit is set".to_owned()),
+        Ok(0) => Err("no bit is set: give a number other than 0".to_owned()),
         Ok(bits) => Ok(bits),
-        Err(why) => Err(format!("not 32 bits, as 5, 0x5 or 0b101: {why}")),
+        Err(_) => Err("not 32 bits: give a number such as 5, 0x5 or 0b101".to_owned()),
     }
+}
+
+/// A slot of a DC.
+fn slot(text: &str) -> Result<u16, String> {
+    let last = abi::limits::SLOTS_PER_DC - 1;
+    text.parse().ok().filter(|slot| *slot <= last).ok_or_else(|| format!("slots are 0 to {last}"))
+}
+
+fn at_least_one(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "give a number from 1 on".to_owned())
 }
 
 #[derive(Args, Debug)]

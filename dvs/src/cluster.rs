@@ -69,8 +69,11 @@ impl Place {
                 self.cluster.nodes.iter().map(|n| format!("{} ({})", n.id, n.name)).collect();
             let names: Vec<String> = self.cluster.nodes.iter().map(|n| n.name.as_str().to_owned()).collect();
             let near = did_you_mean(asked, &names);
-            let hint =
-                if near.starts_with("did you mean") { near } else { format!("known: {}", known.join(", ")) };
+            let hint = if near.starts_with("did you mean") {
+                near
+            } else {
+                format!("use one of {}", known.join(", "))
+            };
             let what = format!("cluster {} has no node {asked:?}", self.cluster.name);
             failure(Exit::Config, what, hint)
         })

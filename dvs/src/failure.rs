@@ -87,8 +87,11 @@ pub fn did_you_mean(wanted: &str, known: &[String]) -> String {
     }
     let near = known.iter().map(|name| (distance(wanted, name), name)).min();
     match near {
-        Some((far, name)) if far <= 2 => format!("did you mean {name}? Known: {}", known.join(", ")),
-        _ => format!("known: {}", known.join(", ")),
+        // What would have to be written anew is not near.
+        Some((far, name)) if far <= 2 && far < wanted.chars().count() => {
+            format!("did you mean {name}? Known: {}", known.join(", "))
+        }
+        _ => format!("use one of {}", known.join(", ")),
     }
 }
 
@@ -116,8 +119,10 @@ mod tests {
     fn a_near_name_is_suggested_and_a_far_one_gets_the_list() {
         let known = ["tcp".to_owned(), "rdma".to_owned()];
         assert!(did_you_mean("tpc", &known).starts_with("did you mean tcp?"));
-        assert_eq!(did_you_mean("something", &known), "known: tcp, rdma");
+        assert_eq!(did_you_mean("something", &known), "use one of tcp, rdma");
         assert_eq!(did_you_mean("x", &[]), "there are none");
+        assert_eq!(did_you_mean("n2", &["n1".to_owned()]), "did you mean n1? Known: n1");
+        assert_eq!(did_you_mean("9", &["n1".to_owned()]), "use one of n1");
         assert_eq!((distance("abc", "abc"), distance("", "abc"), distance("kitten", "sitting")), (0, 3, 3));
     }
 }

@@ -29,6 +29,7 @@ mod seat;
 mod send;
 mod show;
 mod talk;
+mod top;
 mod up;
 mod workers;
 
@@ -73,6 +74,7 @@ fn act(cli: Cli) -> Result<ExitCode> {
         }
         Command::Status(place) => show::status(&Place::find(&place, dir)?, place.node.as_deref(), &output)?,
         Command::Ps(place) => show::ps(&Place::find(&place, dir)?, place.node.as_deref(), &output)?,
+        Command::Top(args) => top::top(&args, dir, &output)?,
         Command::Proxy(ProxyCommand::Ls(place)) => {
             show::proxies(&Place::find(&place, dir)?, place.node.as_deref(), &output)?;
         }

@@ -1,7 +1,7 @@
 //! The commands that change something: `init`, `up`, `down`, `proxy restart`, `proxy stop`.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 use node::admin::Request;
@@ -27,7 +27,7 @@ pub fn up(args: &UpArgs, dir: Option<&Path>, output: &Output) -> Result<()> {
     let began = Instant::now();
     let place = Place::load(&args.cluster, dir)?;
     let nodes = place.nodes_here(&args.node)?;
-    let launch = up::Launch::new(Duration::from_secs(args.timeout));
+    let launch = up::Launch::new(args.timeout);
     let started = up::start(&place, &nodes, &launch)?;
     let answer = up::Up {
         cluster: place.cluster.name.as_str().to_owned(),
@@ -49,7 +49,7 @@ pub fn down(args: &DownArgs, dir: Option<&Path>, output: &Output) -> Result<()> 
     interrupt::note_signals()?;
     let place = Place::load(&args.cluster, dir)?;
     let nodes = place.nodes_here(&args.node)?;
-    let downs = down::stop(&place, &nodes, Duration::from_secs(args.timeout))?;
+    let downs = down::stop(&place, &nodes, args.timeout)?;
     if let Some(left) = downs.iter().find(|d| d.outcome == "still running") {
         let pid = left.pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
         let what = format!("node {}{pid} is still running: it is not ours to kill", left.name);

@@ -21,6 +21,8 @@ pub struct Seat {
     pub options: BindOptions,
     asked: SeatArgs,
     node: abi::Name,
+    /// The cluster's.
+    file: PathBuf,
 }
 
 impl Seat {
@@ -32,6 +34,10 @@ impl Seat {
             abi::Name::new(name).map_err(|why| {
                 failure(Exit::Config, format!("--name {name:?} is {why}"), "choose another")
             })?;
+        }
+        if let Some(name) = asked.name.as_ref().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) {
+            let what = format!("--name {name} would be taken for a slot");
+            return Err(failure(Exit::Config, what, "choose one with a letter in it"));
         }
         if let Some(slot) = asked.slot.filter(|slot| !range.contains(Slot(*slot))) {
             let (first, last) = (range.first.0, range.first.0 + range.count - 1);
@@ -53,7 +59,7 @@ impl Seat {
         if let Some(name) = &asked.name {
             options = options.name(name);
         }
-        Ok(Seat { socket, options, asked: asked.clone(), node: node.name })
+        Ok(Seat { socket, options, asked: asked.clone(), node: node.name, file: place.cluster.file.clone() })
     }
 
     /// Binds this process there.
@@ -66,10 +72,14 @@ impl Seat {
         let slot = self.asked.slot.map_or(String::new(), |slot| format!(" in slot {slot}"));
         let what = format!("not bound in DC {dc} on node {node}{slot}: {why}");
         match why {
-            BindError::Unavailable(Unavailable::NoDaemon(_)) => failure(
+            BindError::Unavailable(Unavailable::NoDaemon(errno)) => failure(
                 Exit::NotRunning,
-                format!("node {node} does not answer: {why}"),
-                "start it with `dvs up CLUSTER.toml`",
+                format!(
+                    "node {node} does not answer at {}: {}",
+                    self.socket.display(),
+                    std::io::Error::from_raw_os_error(errno.0)
+                ),
+                format!("start it with `dvs up {} --node {node}`", self.file.display()),
             ),
             BindError::Unavailable(Unavailable::Refused(Refusal::SlotTaken)) => failure(
                 Exit::Refused,

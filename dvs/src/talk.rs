@@ -37,9 +37,7 @@ impl FromStr for Whom {
             let slot = text.parse().ok().filter(|slot| *slot <= last);
             return slot.map(|s| Whom::Slot(Slot(s))).ok_or_else(|| format!("slots are 0 to {last}"));
         }
-        Name::new(text)
-            .map(Whom::Name)
-            .map_err(|why| format!("neither a slot, 0 to {last}, nor a name: {why}"))
+        Name::new(text).map(Whom::Name).map_err(|why| format!("no slot, which are 0 to {last}, and {why}"))
     }
 }
 
@@ -188,7 +186,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Control characters escaped: a line stays one, and no sender steers the terminal.
-fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }

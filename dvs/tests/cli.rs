@@ -18,6 +18,8 @@ use tempfile::TempDir;
 mod bench;
 #[path = "cli/talk.rs"]
 mod talk;
+#[path = "cli/top.rs"]
+mod top;
 
 /// A cluster file in a folder of its own. Dropped, whatever runs of it is stopped.
 struct Cluster {
@@ -104,7 +106,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 #[test]
 fn every_command_explains_itself_with_examples_and_exit_codes() {
-    let commands: [&[&str]; 21] = [
+    let commands: [&[&str]; 22] = [
         &["demo"],
         &["init"],
         &["check"],
@@ -115,6 +117,7 @@ fn every_command_explains_itself_with_examples_and_exit_codes() {
         &["down"],
         &["node", "start"],
         &["status"],
+        &["top"],
         &["ps"],
         &["proxy", "ls"],
         &["proxy", "restart"],

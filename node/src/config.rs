@@ -24,6 +24,7 @@ const REMEDIES: &[(&str, &str)] = &[
     ("unknown field", "correct the word, or leave the line out"),
     ("duplicate key", "it is there already, further up: keep one"),
     ("map, expected a sequence", "write the heading with two brackets on each side, as in [[node]]"),
+    ("expected a sequence", "write a list, as in [1, 2]"),
     ("expected u16", "write a whole number up to 65535, without quotes"),
     ("expected u32", "write a whole number, without quotes"),
     ("expected u64", "write a whole number, without quotes"),
@@ -138,9 +139,7 @@ impl Cluster {
         let unreadable = |e: std::io::Error| ConfigError {
             file: file.to_owned(),
             at: None,
-            what: format!(
-                "cannot be read: {e}; give the cluster file with --cluster, or make one with `dvs init`"
-            ),
+            what: format!("cannot be read: {e}"),
         };
         let file = file.canonicalize().map_err(unreadable)?;
         let bytes = std::fs::read(&file).map_err(unreadable)?;

@@ -7,6 +7,7 @@ mod conformance {
     mod calls;
     mod copy;
     mod deaths;
+    mod misuse;
     mod payload;
     mod relay;
     mod service;

@@ -373,5 +373,5 @@ enum NoPeer {
 }
 
 fn name_of(text: &str) -> Result<Name, BindError> {
-    Name::new(text).map_err(|_| BindError::Unavailable(Unavailable::Refused(member::Refusal::BadRequest)))
+    Name::new(text).map_err(BindError::NotAName)
 }

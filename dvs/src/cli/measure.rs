@@ -77,7 +77,7 @@ pub struct BenchArgs {
     #[arg(long)]
     pub remote: bool,
     /// How long each size is measured; its bare limit takes as long
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = measured_seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = measured_seconds, allow_negative_numbers = true)]
     pub time: Duration,
 }
 
@@ -93,5 +93,5 @@ const SIZE_BYTES_MAX: usize = 64 << 20;
 fn measured_seconds(text: &str) -> Result<Duration, String> {
     let bounds = Duration::from_millis(50)..=Duration::from_secs(3600);
     seconds(text)
-        .and_then(|time| bounds.contains(&time).then_some(time).ok_or("0.05 to 3600 seconds".to_owned()))
+        .and_then(|time| bounds.contains(&time).then_some(time).ok_or("give 0.05 to 3600 seconds".to_owned()))
 }

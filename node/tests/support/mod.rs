@@ -120,9 +120,13 @@ impl World {
         Slot(self.index(place) as u16 * SLOTS_PER_NODE + base % SLOTS_PER_NODE + number)
     }
 
+    /// Where the place's daemon listens.
+    pub fn socket(&self, place: Place) -> PathBuf {
+        self.sockets[self.index(place)].clone()
+    }
+
     pub fn options(&self, place: Place) -> BindOptions {
-        BindOptions::new(&self.sockets[self.index(place)], "dc")
-            .wait(Wait::Adaptive(Duration::from_micros(5)))
+        BindOptions::new(self.socket(place), "dc").wait(Wait::Adaptive(Duration::from_micros(5)))
     }
 
     pub fn bind(&self, place: Place, number: u16) -> Binding {
