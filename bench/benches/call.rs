@@ -26,6 +26,10 @@ const BODY: [u8; 64] = [7; 64];
 struct Nobody;
 
 impl Host for Nobody {
+    fn map_granted(&mut self, _: u32, _: u32, _: bool) -> Result<Arc<Mapping>, Unavailable> {
+        Err(Unavailable::Broken)
+    }
+
     fn map_segment(&mut self, _: u32, _: u32) -> Result<Arc<Mapping>, Unavailable> {
         Err(Unavailable::Broken)
     }
