@@ -7,7 +7,7 @@ use crate::ids::{DcId, Endpoint, Incarnation, NodeId, Slot};
 use crate::name::Name;
 
 /// Changes with every change of a layout or a message here.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Words of a datagram.
 pub const WORDS: usize = 16;
 /// A datagram.
@@ -58,6 +58,8 @@ pub enum Request {
     Recycled { peer: Endpoint },
     /// The endpoint bound under this name.
     LookupName { name: Name },
+    /// This binding will sleep in epoll, too: each that rings it is given a descriptor to do so by. Once.
+    Poll,
     /// End the binding.
     Unbind,
 }
@@ -76,8 +78,31 @@ pub struct Introduction {
     /// The peer's doorbell in the DC's doorbell page.
     pub doorbell: u32,
     /// The pair leads to a proxy: what it has consumed has been consumed at the far end, extents included.
-    /// The second descriptor is the eventfd that rings it.
     pub proxied: bool,
+    /// Which descriptors come behind that of the segment.
+    pub rings: Rings,
+}
+
+/// The descriptors by which the two ends of a pair wake each other out of an epoll, in this order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rings {
+    /// One that rings the peer: the eventfd of a proxy, or a socket that leads to a peer that polls.
+    pub theirs: bool,
+    /// One that becomes readable when the peer rings the caller, who polls.
+    pub ours: bool,
+}
+
+impl Rings {
+    const fn to_word(self) -> u64 {
+        self.theirs as u64 | (self.ours as u64) << 1
+    }
+
+    const fn from_word(word: u64) -> Option<Rings> {
+        match word {
+            0..=3 => Some(Rings { theirs: word & 1 != 0, ours: word & 2 != 0 }),
+            _ => None,
+        }
+    }
 }
 
 /// What the daemon answers.
@@ -115,6 +140,13 @@ pub enum Reply {
     Gone {
         peer: Endpoint,
     },
+    /// Of a `Pull`: the pair is as it was, and these descriptors come with it from now on.
+    Rings {
+        peer: Endpoint,
+        rings: Rings,
+    },
+    /// Of a `Poll`. Descriptor: becomes readable when the daemon rings.
+    Polled,
     /// Of a `Pull`: nothing more.
     Nothing,
     Found {
@@ -268,6 +300,7 @@ impl Request {
                 w = with_name(w, 1, name);
             }
             Request::Unbind => w[0] = 12,
+            Request::Poll => w[0] = 13,
         }
         w
     }
@@ -287,6 +320,7 @@ impl Request {
             10 => Request::Recycled { peer: Endpoint::from_word(w[1])? },
             11 => Request::LookupName { name: name_at(w, 1)? },
             12 => Request::Unbind,
+            13 => Request::Poll,
             _ => return None,
         })
     }
@@ -303,7 +337,7 @@ impl Introduction {
             self.side as u64,
             self.doorbell as u64,
             self.proxied as u64,
-            0,
+            self.rings.to_word(),
         ]);
     }
 
@@ -317,6 +351,7 @@ impl Introduction {
             side: small(w[6])?,
             doorbell: small(w[7])?,
             proxied: w[8] != 0,
+            rings: Rings::from_word(w[9])?,
         })
     }
 }
@@ -361,6 +396,8 @@ impl Reply {
             Reply::Nothing => w[0] = 8,
             Reply::Found { endpoint } => w[..2].copy_from_slice(&[9, endpoint.to_word()]),
             Reply::Gone { peer } => w[..2].copy_from_slice(&[10, peer.to_word()]),
+            Reply::Rings { peer, rings } => w[..3].copy_from_slice(&[11, peer.to_word(), rings.to_word()]),
+            Reply::Polled => w[0] = 12,
         }
         w
     }
@@ -389,6 +426,8 @@ impl Reply {
             8 => Reply::Nothing,
             9 => Reply::Found { endpoint: Endpoint::from_word(w[1])? },
             10 => Reply::Gone { peer: Endpoint::from_word(w[1])? },
+            11 => Reply::Rings { peer: Endpoint::from_word(w[1])?, rings: Rings::from_word(w[2])? },
+            12 => Reply::Polled,
             _ => return None,
         })
     }
@@ -425,6 +464,7 @@ mod tests {
             Request::Recycled { peer: e },
             Request::LookupName { name },
             Request::Unbind,
+            Request::Poll,
         ];
         for r in requests {
             assert_eq!(Request::from_words(&r.to_words()), Some(r));
@@ -438,6 +478,7 @@ mod tests {
             side: 5,
             doorbell: 6,
             proxied: true,
+            rings: Rings { theirs: true, ours: true },
         };
         let replies = [
             Reply::Done,
@@ -453,6 +494,9 @@ mod tests {
             Reply::Introduced(i),
             Reply::Moved(i),
             Reply::Gone { peer: i.peer },
+            Reply::Rings { peer: e, rings: Rings { theirs: false, ours: true } },
+            Reply::Rings { peer: e, rings: Rings { theirs: true, ours: false } },
+            Reply::Polled,
             Reply::Nothing,
             Reply::Found { endpoint: e },
         ];
@@ -461,5 +505,8 @@ mod tests {
         }
         assert_eq!(Request::from_words(&[99; WORDS]), None);
         assert_eq!(Reply::from_words(&[99; WORDS]), None);
+        let mut beyond = Reply::Introduced(i).to_words();
+        beyond[9] = 4;
+        assert_eq!(Reply::from_words(&beyond), None, "a third descriptor has no meaning");
     }
 }

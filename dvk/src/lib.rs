@@ -25,10 +25,11 @@ pub mod daemon;
 pub mod error;
 pub mod message;
 mod peer;
+mod polling;
 mod timeout;
 mod waiting;
 
-pub use binding::{BindOptions, Binding, Wait, Whereabouts};
+pub use binding::{BindOptions, Binding, Calling, Sending, Wait, Whereabouts};
 pub use error::{
     BindError, LoanError, NotifyError, PostError, ReceiveError, RelayError, ReplyError, SendError,
     SendrecError, Unavailable, WaitError,

@@ -4,7 +4,10 @@
 //! doorbell page delays and never loses. A handle is used by one thread; make more handles for more threads.
 
 mod calls;
+mod polls;
+mod steps;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,6 +26,8 @@ use crate::daemon::{Bound, Daemon, Welcome};
 use crate::error::{BindError, LoanError, Unavailable, WaitError};
 use crate::timeout::Timeout;
 use crate::waiting::{deadline_of, left_until};
+
+pub use steps::{Calling, Sending};
 
 /// How a binding waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,6 +135,8 @@ pub struct Binding {
     pub(crate) began: Instant,
     /// The last wait ended by a signal.
     pub(crate) interrupted: bool,
+    /// The servers of calls that were started and have not ended.
+    open_calls: BTreeSet<Endpoint>,
 }
 
 impl Binding {
@@ -167,7 +174,16 @@ impl Binding {
         let Welcome { doorbells, table, .. } = daemon.welcome().clone();
         let core = Core::new(bound.endpoint, doorbells, table, pool);
         let doorbell = doorbell::of_slot(bound.endpoint.slot);
-        Ok(Binding { core, daemon, wait, doorbell, interruptible, began: Instant::now(), interrupted: false })
+        Ok(Binding {
+            core,
+            daemon,
+            wait,
+            doorbell,
+            interruptible,
+            began: Instant::now(),
+            interrupted: false,
+            open_calls: BTreeSet::new(),
+        })
     }
 
     /// Binds another process of this node and user, which fetches the binding with `from_env`.

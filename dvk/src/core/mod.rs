@@ -13,7 +13,8 @@ mod send;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use abi::{Corrupt, Endpoint, Slot, doorbell, side, table};
 use shm::doorbell::Doorbells;
 use shm::lane::{LaneReader, LaneWriter, look_again};
 use shm::map::Mapping;
-use shm::os::events::EventFd;
+use shm::os::events::Ringer;
 use shm::pool::Pool;
 use shm::returns::Returns;
 use shm::side::{OwnSide, PeerSide};
@@ -33,7 +34,7 @@ use shm::words::Words;
 use crate::error::Unavailable;
 use crate::peer::{End, Far, Outstanding, Path, Peer};
 
-pub use call::Call;
+pub use call::{Call, Hold};
 use pending::Pending;
 pub use receive::{Accepts, Due, NotBytes};
 pub use send::Sent;
@@ -57,7 +58,7 @@ pub struct Introduced {
     pub doorbell: usize,
     pub proxied: bool,
     /// Rings a peer that sleeps in epoll.
-    pub ring: Option<Arc<EventFd>>,
+    pub ring: Option<Arc<Ringer>>,
 }
 
 /// One answer to a pull.
@@ -67,13 +68,18 @@ pub enum Pulled {
     Gone {
         peer: Endpoint,
     },
+    /// The pair is as it was; its ends have bells from now on. `ring`: rings the peer, if it is the peer who polls.
+    Rings {
+        peer: Endpoint,
+        ring: Option<Arc<Ringer>>,
+    },
     /// The pair leads elsewhere now; our own side is the same.
     Moved {
         peer: Endpoint,
         side: PeerSide,
         memory: u32,
         doorbell: usize,
-        ring: Option<Arc<EventFd>>,
+        ring: Option<Arc<Ringer>>,
     },
 }
 
@@ -112,6 +118,8 @@ pub struct Core {
     served: u32,
     /// The number of our last call.
     calls: u64,
+    /// Calls whose caller does not stand still for them: see [`Core::open_call`].
+    open_calls: BTreeSet<u64>,
     /// The one that all peers were told of last: see `side::GAVE_UP`.
     calls_told: u64,
     pool: Pool,
@@ -119,6 +127,8 @@ pub struct Core {
     relays: relay::Relays,
     segments: BTreeMap<(u32, u32), Arc<Mapping>>,
     counters: Counters,
+    /// See [`Core::owes_ring`].
+    owes: Rc<Cell<bool>>,
 }
 
 /// What a binding has done since it began.
@@ -149,11 +159,13 @@ impl Core {
             served: 0,
             calls: 0,
             calls_told: 0,
+            open_calls: BTreeSet::new(),
             pool,
             out: extents::Out::default(),
             relays: relay::Relays::default(),
             segments: BTreeMap::new(),
             counters: Counters::default(),
+            owes: Rc::default(),
         }
     }
 
@@ -236,7 +248,7 @@ impl Core {
         // The last call may still be waited for.
         new.own.set_gave_up(self.calls.saturating_sub(1));
         let far = Far { side: new.side.clone(), doorbell: new.doorbell, ring: new.ring };
-        let path = Rc::new(Path::new(self.me, new.own, far, self.doorbells.clone()));
+        let path = Rc::new(Path::new(self.me, new.own, far, self.doorbells.clone(), self.owes.clone()));
         let peer = Box::new(Peer {
             endpoint: new.peer,
             path,
@@ -291,6 +303,13 @@ impl Core {
                         self.pending.set(index);
                     }
                 }
+                Pulled::Rings { peer, ring } => {
+                    if let Some(index) = self.find(peer)
+                        && let (Some(peer), Some(ring)) = (self.peer(index), ring)
+                    {
+                        peer.path.set_ring(ring);
+                    }
+                }
                 Pulled::Moved { peer, side, memory, doorbell, ring } => {
                     if let Some(index) = self.find(peer) {
                         self.moved(index, Far { side, doorbell, ring }, memory);
@@ -299,6 +318,25 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Whether a peer was found asleep in epoll before its bell had come: [`Core::pay_rings`] fetches it. Cost: one load.
+    #[inline]
+    pub fn owes_ring(&self) -> bool {
+        self.owes.get()
+    }
+
+    /// Rings whoever is owed a ring. The daemon rang us for the bell before the peer could sleep so, and the peer's sleep
+    /// word was seen after that, so no wake-up is lost; one whose bell could not be made delays the peer until its timer.
+    /// Cost when the word was spoilt: one load.
+    #[cold]
+    pub fn pay_rings(&mut self, host: &mut dyn Host) -> Result<(), Unavailable> {
+        self.owes.set(false);
+        let pulled = self.pull(host);
+        for peer in self.peers.iter().flatten() {
+            peer.path.forget_owed();
+        }
+        pulled
     }
 
     fn moved(&mut self, index: PeerIndex, far: Far, memory: u32) {

@@ -15,6 +15,7 @@ mod memory;
 mod nodes;
 mod pairs;
 mod plan;
+mod polls;
 mod proxies;
 mod routes;
 mod state;
