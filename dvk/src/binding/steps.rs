@@ -9,9 +9,9 @@ use abi::limits::WITHDRAW_WAIT_MS;
 use shm::lane::Withdrawal;
 
 use super::{Binding, NoPeer};
-use crate::core::{Call, Hold, PeerIndex, Sent};
-use crate::error::{SendError, SendrecError};
-use crate::message::{Delivery, Message};
+use crate::core::{Accepts, Call, Hold, PeerIndex, Sent};
+use crate::error::{NotifyError, ReceiveError, SendError, SendrecError};
+use crate::message::{Delivery, From, Message};
 use crate::timeout::Timeout;
 use crate::waiting::deadline_of;
 
@@ -43,6 +43,35 @@ impl Calling {
 }
 
 impl Binding {
+    /// What is here for a `receive` or, without `notifications`, a `receive_request`, if anything. Other than they, it never
+    /// arms: for a loop that waits for calls too, arms by [`Binding::arm`], and then looks at everything.
+    pub fn look(&mut self, from: From, notifications: bool) -> Result<Option<Delivery>, ReceiveError> {
+        let accepts = Accepts { notifications, attend: false };
+        let found = match from {
+            From::Any => self.core.poll_any(accepts, &mut self.daemon),
+            From::Endpoint(source) => match self.core.poll_from(source, accepts, &mut self.daemon) {
+                Ok(None) => self.core.poll_from_end(source, &mut self.daemon).map(|()| None),
+                found => found,
+            },
+        };
+        if !matches!(found, Ok(None)) {
+            self.disarm();
+        }
+        self.settle_rings();
+        found
+    }
+
+    /// Begins the introduction to an endpoint, if there was none yet. `Ok(false)`: it is under way, try again in a while.
+    /// After `Ok(true)` a `post` or a `notify` does not wait. Cost: a round trip to the daemon, the first time.
+    pub fn meet(&mut self, to: Endpoint) -> Result<bool, NotifyError> {
+        match self.peer_at_once(to) {
+            Ok(_) => Ok(true),
+            Err(NoPeer::WouldBlock) => Ok(false),
+            Err(NoPeer::Dead) => Err(NotifyError::DeadDestination),
+            Err(NoPeer::Unavailable(why)) => Err(NotifyError::Unavailable(why)),
+        }
+    }
+
     /// Publishes a `send`. Then ask [`Binding::poll_send`] until it says that the receiver has taken it.
     ///
     /// Shape and cost: as `send`. The message's loan is taken out of it when it is published, so on an error it is whole.
