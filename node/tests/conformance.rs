@@ -6,6 +6,7 @@ mod support;
 mod conformance {
     mod calls;
     mod deaths;
+    mod futures;
     mod payload;
     mod polls;
     mod relay;
