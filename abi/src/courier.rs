@@ -32,6 +32,8 @@ pub enum ToProxy {
     NodeDead { node: NodeId, incarnation: Incarnation },
     /// Bytes for the daemon of a node (0: of every node that is up).
     Directory { node: NodeId },
+    /// The local endpoint of a carried pair polls. Descriptor: what rings it for this pair.
+    Bell { local: Endpoint, remote: Endpoint },
     /// Answer `Pong` with the same number.
     Ping { number: u64 },
     /// End the connections in good order and exit.
@@ -219,6 +221,7 @@ impl ToProxy {
             ToProxy::Directory { node } => fill([109, node.0 as u64]),
             ToProxy::Ping { number } => fill([110, number]),
             ToProxy::Stop => fill([111]),
+            ToProxy::Bell { local, remote } => fill([113, local.to_word(), remote.to_word()]),
         }
     }
 
@@ -262,6 +265,7 @@ impl ToProxy {
             109 => ToProxy::Directory { node: node(w[1])? },
             110 => ToProxy::Ping { number: w[1] },
             111 => ToProxy::Stop,
+            113 => ToProxy::Bell { local: Endpoint::from_word(w[1])?, remote: Endpoint::from_word(w[2])? },
             _ => return None,
         })
     }
@@ -373,6 +377,7 @@ mod tests {
             ToProxy::Directory { node },
             ToProxy::Ping { number: 9 },
             ToProxy::Stop,
+            ToProxy::Bell { local, remote },
         ] {
             assert_eq!(ToProxy::from_words(&m.to_words()), Some(m));
         }

@@ -7,7 +7,7 @@ use crate::ids::{DcId, Endpoint, Incarnation, NodeId, Slot};
 use crate::name::Name;
 
 /// Changes with every change of a layout or a message here.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Words of a datagram.
 pub const WORDS: usize = 16;
 /// A datagram.
@@ -74,6 +74,8 @@ pub enum Request {
     Recycled { peer: Endpoint },
     /// The endpoint bound under this name.
     LookupName { name: Name },
+    /// This binding will sleep in epoll, too: each that rings it is given a descriptor to do so by. Once.
+    Poll,
     /// End the binding.
     Unbind,
     /// `to` may map this segment of the caller's memory, which is there to be granted.
@@ -98,8 +100,31 @@ pub struct Introduction {
     /// The peer's doorbell in the DC's doorbell page.
     pub doorbell: u32,
     /// The pair leads to a proxy: what it has consumed has been consumed at the far end, extents included.
-    /// The second descriptor is the eventfd that rings it.
     pub proxied: bool,
+    /// Which descriptors come behind that of the segment.
+    pub rings: Rings,
+}
+
+/// The descriptors by which the two ends of a pair wake each other out of an epoll, in this order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rings {
+    /// One that rings the peer: the eventfd of a proxy, or a socket that leads to a peer that polls.
+    pub theirs: bool,
+    /// One that becomes readable when the peer rings the caller, who polls.
+    pub ours: bool,
+}
+
+impl Rings {
+    const fn to_word(self) -> u64 {
+        self.theirs as u64 | (self.ours as u64) << 1
+    }
+
+    const fn from_word(word: u64) -> Option<Rings> {
+        match word {
+            0..=3 => Some(Rings { theirs: word & 1 != 0, ours: word & 2 != 0 }),
+            _ => None,
+        }
+    }
 }
 
 /// What the daemon answers.
@@ -137,6 +162,13 @@ pub enum Reply {
     Gone {
         peer: Endpoint,
     },
+    /// Of a `Pull`: the pair is as it was, and these descriptors come with it from now on.
+    Rings {
+        peer: Endpoint,
+        rings: Rings,
+    },
+    /// Of a `Poll`. Descriptor: becomes readable when the daemon rings.
+    Polled,
     /// Of a `Pull`: nothing more.
     Nothing,
     Found {
@@ -299,6 +331,7 @@ impl Request {
             Request::Grant { segment, to } => w[..3].copy_from_slice(&[13, segment as u64, to.to_word()]),
             Request::Revoke { segment, to } => w[..3].copy_from_slice(&[14, segment as u64, to.to_word()]),
             Request::DropSegment { segment } => w[..2].copy_from_slice(&[15, segment as u64]),
+            Request::Poll => w[0] = 16,
         }
         w
     }
@@ -321,6 +354,7 @@ impl Request {
             13 => Request::Grant { segment: small(w[1])?, to: Endpoint::from_word(w[2])? },
             14 => Request::Revoke { segment: small(w[1])?, to: Endpoint::from_word(w[2])? },
             15 => Request::DropSegment { segment: small(w[1])? },
+            16 => Request::Poll,
             _ => return None,
         })
     }
@@ -337,7 +371,7 @@ impl Introduction {
             self.side as u64,
             self.doorbell as u64,
             self.proxied as u64,
-            0,
+            self.rings.to_word(),
         ]);
     }
 
@@ -351,6 +385,7 @@ impl Introduction {
             side: small(w[6])?,
             doorbell: small(w[7])?,
             proxied: w[8] != 0,
+            rings: Rings::from_word(w[9])?,
         })
     }
 }
@@ -396,6 +431,8 @@ impl Reply {
             Reply::Found { endpoint } => w[..2].copy_from_slice(&[9, endpoint.to_word()]),
             Reply::Gone { peer } => w[..2].copy_from_slice(&[10, peer.to_word()]),
             Reply::Revoked { held } => w[..2].copy_from_slice(&[11, held as u64]),
+            Reply::Rings { peer, rings } => w[..3].copy_from_slice(&[12, peer.to_word(), rings.to_word()]),
+            Reply::Polled => w[0] = 13,
         }
         w
     }
@@ -425,6 +462,8 @@ impl Reply {
             9 => Reply::Found { endpoint: Endpoint::from_word(w[1])? },
             10 => Reply::Gone { peer: Endpoint::from_word(w[1])? },
             11 => Reply::Revoked { held: w[1] != 0 },
+            12 => Reply::Rings { peer: Endpoint::from_word(w[1])?, rings: Rings::from_word(w[2])? },
+            13 => Reply::Polled,
             _ => return None,
         })
     }
@@ -464,6 +503,7 @@ mod tests {
             Request::Grant { segment: 3, to: e },
             Request::Revoke { segment: 3, to: e },
             Request::DropSegment { segment: 3 },
+            Request::Poll,
         ];
         for r in requests {
             assert_eq!(Request::from_words(&r.to_words()), Some(r));
@@ -477,6 +517,7 @@ mod tests {
             side: 5,
             doorbell: 6,
             proxied: true,
+            rings: Rings { theirs: true, ours: true },
         };
         let replies = [
             Reply::Done,
@@ -492,6 +533,9 @@ mod tests {
             Reply::Introduced(i),
             Reply::Moved(i),
             Reply::Gone { peer: i.peer },
+            Reply::Rings { peer: e, rings: Rings { theirs: false, ours: true } },
+            Reply::Rings { peer: e, rings: Rings { theirs: true, ours: false } },
+            Reply::Polled,
             Reply::Nothing,
             Reply::Found { endpoint: e },
             Reply::Revoked { held: true },
@@ -501,5 +545,8 @@ mod tests {
         }
         assert_eq!(Request::from_words(&[99; WORDS]), None);
         assert_eq!(Reply::from_words(&[99; WORDS]), None);
+        let mut beyond = Reply::Introduced(i).to_words();
+        beyond[9] = 4;
+        assert_eq!(Reply::from_words(&beyond), None, "a third descriptor has no meaning");
     }
 }

@@ -7,17 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use abi::limits::{INTRODUCTION_WAIT_MS, SIDES_MORE, SIDES_SPARE_MIN};
-use abi::member::{Introduction, Refusal, Reply, Request, SegmentKind, VERSION, WORDS};
+use abi::member::{Introduction, Refusal, Reply, Request, Rings, SegmentKind, VERSION, WORDS};
 use abi::{DcId, Endpoint, Incarnation, Name, NodeId, Slot, doorbell, side, table};
 use shm::doorbell::Doorbells;
 use shm::map::{Access, MapError, Mapping};
-use shm::os::events::EventFd;
+use shm::os::events::{Ringer, Rung};
 use shm::os::fdpass::{self, PassError};
 use shm::side::{OwnSide, PeerSide};
 use shm::words::{OwnWords, Words};
 
 use crate::core::{Host, Introduced, Pulled};
 use crate::error::{Errno, Unavailable};
+use crate::polling::Polling;
 
 const ANSWER_WAIT: Duration = Duration::from_millis(INTRODUCTION_WAIT_MS);
 
@@ -32,7 +33,9 @@ pub struct Daemon {
     sides: u32,
     sides_used: u32,
     /// The eventfd of each proxy memory, one descriptor however many pairs lead there.
-    rings: BTreeMap<u32, Arc<EventFd>>,
+    rings: BTreeMap<u32, Arc<Ringer>>,
+    /// From the first `poll_fd` on.
+    pub(crate) polling: Option<Box<Polling>>,
 }
 
 /// What the daemon said at first.
@@ -94,7 +97,8 @@ impl Daemon {
             table: Words::mapped(&table_map, 0, table::VERSION + 1).map_err(|_| Unavailable::Broken)?,
             doorbells: Doorbells::new(OwnWords::mapped(&bells, 0, words).map_err(|_| Unavailable::Broken)?),
         };
-        Ok(Daemon { socket, welcome, own: BTreeMap::new(), sides: 0, sides_used: 0, rings: BTreeMap::new() })
+        let (own, rings) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Daemon { socket, welcome, own, sides: 0, sides_used: 0, rings, polling: None })
     }
 
     pub fn welcome(&self) -> &Welcome {
@@ -197,7 +201,7 @@ impl Daemon {
         &mut self,
         i: &Introduction,
         fds: Vec<OwnedFd>,
-    ) -> Result<(PeerSide, Option<Arc<EventFd>>), Unavailable> {
+    ) -> Result<(PeerSide, Option<Arc<Ringer>>), Unavailable> {
         if i.doorbell as usize >= doorbell::COUNT {
             return Err(Unavailable::Broken);
         }
@@ -206,16 +210,41 @@ impl Daemon {
         let offset = i.side as u64 * side::BYTES as u64;
         let map = Mapping::shared(fd.as_fd(), offset, side::BYTES, Access::ReadOnly).map_err(no_memory)?;
         let side = PeerSide::new(Words::mapped(&map, 0, side::WORDS).map_err(|_| Unavailable::Broken)?);
+        let ring = self.take_rings(i.peer, i.rings, fds)?;
         if !i.proxied {
-            return Ok((side, None));
+            return Ok((side, ring.map(Arc::new)));
         }
-        let fd = fds.next().ok_or(Unavailable::Broken)?;
-        if let Some(ring) = self.rings.get(&i.memory) {
-            return Ok((side, Some(ring.clone())));
+        let ring = Arc::new(ring.ok_or(Unavailable::Broken)?);
+        Ok((side, Some(self.rings.entry(i.memory).or_insert(ring).clone())))
+    }
+
+    /// The descriptors by which a pair's ends wake each other: ours is watched, theirs is returned.
+    fn take_rings(
+        &mut self,
+        peer: Endpoint,
+        rings: Rings,
+        mut fds: impl Iterator<Item = OwnedFd>,
+    ) -> Result<Option<Ringer>, Unavailable> {
+        let mut next = |wanted: bool| match wanted {
+            true => fds.next().map(Some).ok_or(Unavailable::Broken),
+            false => Ok(None),
+        };
+        let (theirs, ours) = (next(rings.theirs)?, next(rings.ours)?);
+        if let (Some(fd), Some(polling)) = (ours, &mut self.polling) {
+            let rung = Rung::adopt(fd).map_err(|_| Unavailable::Broken)?;
+            polling.watch(peer, rung).map_err(|_| Unavailable::NoMemory)?;
         }
-        let ring = Arc::new(EventFd::adopt(fd).map_err(|_| Unavailable::Broken)?);
-        self.rings.insert(i.memory, ring.clone());
-        Ok((side, Some(ring)))
+        theirs.map(Ringer::adopt).transpose().map_err(|_| Unavailable::Broken)
+    }
+
+    /// Has whoever rings us do so by a descriptor, should we sleep in epoll.
+    pub(crate) fn poll(&mut self) -> Result<(), Unavailable> {
+        let (Reply::Polled, fds) = self.ask(Request::Poll)? else { return Err(Unavailable::Broken) };
+        let fd = fds.into_iter().next().ok_or(Unavailable::Broken)?;
+        let rung = Rung::adopt(fd).map_err(|_| Unavailable::Broken)?;
+        let polling = Polling::new(rung).map_err(|_| Unavailable::NoMemory)?;
+        self.polling = Some(Box::new(polling));
+        Ok(())
     }
 
     /// The endpoint bound under a name in this DC.
@@ -315,6 +344,9 @@ impl Host for Daemon {
 
     fn recycled(&mut self, peer: Endpoint) {
         self.sides_used = self.sides_used.saturating_sub(1);
+        if let Some(polling) = &mut self.polling {
+            polling.forget(peer);
+        }
         // Without a daemon nobody can use the side again either.
         let _ = self.done(Request::Recycled { peer });
     }
@@ -328,6 +360,10 @@ impl Host for Daemon {
                 Some(Pulled::Moved { peer: i.peer, side, memory: i.memory, doorbell, ring })
             }
             (Reply::Gone { peer }, _) => Some(Pulled::Gone { peer }),
+            (Reply::Rings { peer, rings }, fds) => {
+                let ring = self.take_rings(peer, rings, fds.into_iter())?;
+                Some(Pulled::Rings { peer, ring: ring.map(Arc::new) })
+            }
             (Reply::Nothing, _) => None,
             _ => return Err(Unavailable::Broken),
         };

@@ -26,12 +26,13 @@ pub mod error;
 mod granted;
 pub mod message;
 mod peer;
+mod polling;
 mod timeout;
 mod waiting;
 
 pub use abi::grant::{Access, Grant};
 pub use binding::copy::CopyEnd;
-pub use binding::{BindOptions, Binding, Wait, Whereabouts};
+pub use binding::{BindOptions, Binding, Calling, Sending, Wait, Whereabouts};
 pub use error::{
     BindError, CopyError, GrantError, LoanError, NotifyError, PostError, ReceiveError, RelayError,
     ReplyError, SendError, SendrecError, Unavailable, WaitError,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use abi::{Endpoint, slot};
 use shm::doorbell::{Doorbells, Wake};
 use shm::lane::{LaneReader, LaneWriter, look_again};
-use shm::os::events::EventFd;
+use shm::os::events::Ringer;
 use shm::returns::Returns;
 use shm::side::{OwnSide, PeerSide};
 
@@ -19,6 +19,10 @@ pub(crate) struct Path {
     /// We: our slot is the bit we set in the peer's doorbell.
     pub(crate) me: Endpoint,
     open: Cell<bool>,
+    /// The peer slept in epoll and we had no bell of it yet: rung when it comes.
+    owes: Cell<bool>,
+    /// Whether any path of this binding does.
+    any_owes: Rc<Cell<bool>>,
 }
 
 /// The part of a path that a proxy's successor replaces.
@@ -27,12 +31,32 @@ pub(crate) struct Far {
     pub(crate) side: PeerSide,
     pub(crate) doorbell: usize,
     /// Rings a peer that sleeps in epoll.
-    pub(crate) ring: Option<Arc<EventFd>>,
+    pub(crate) ring: Option<Arc<Ringer>>,
 }
 
 impl Path {
-    pub(crate) fn new(me: Endpoint, own: OwnSide, far: Far, doorbells: Doorbells) -> Path {
-        Path { own, far: RefCell::new(far), doorbells, me, open: Cell::new(true) }
+    pub(crate) fn new(
+        me: Endpoint,
+        own: OwnSide,
+        far: Far,
+        doorbells: Doorbells,
+        any_owes: Rc<Cell<bool>>,
+    ) -> Path {
+        let owes = Cell::new(false);
+        Path { own, far: RefCell::new(far), doorbells, me, open: Cell::new(true), owes, any_owes }
+    }
+
+    /// The bell of a peer that polls has come. Rings it if it should have been rung before.
+    pub(crate) fn set_ring(&self, ring: Arc<Ringer>) {
+        if self.owes.take() {
+            let _ = ring.ring();
+        }
+        self.far.borrow_mut().ring = Some(ring);
+    }
+
+    /// The daemon has no bell for us: the peer finds by its timer what we had for it.
+    pub(crate) fn forget_owed(&self) {
+        self.owes.set(false);
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -69,12 +93,15 @@ impl Path {
         match self.doorbells.ring(far.doorbell, self.me.slot.0) {
             Wake::Nothing => {}
             Wake::Futex => self.doorbells.wake(far.doorbell),
-            Wake::EventFd => {
-                if let Some(ring) = &far.ring {
-                    // A full eventfd is already readable, and no other failure is in the ringer's power to mend.
-                    let _ = ring.ring();
+            Wake::EventFd => match &far.ring {
+                // One that is full is already readable, and no other failure is in the ringer's power to mend.
+                Some(ring) => drop(ring.ring()),
+                // The daemon has it: it is asked before this call returns.
+                None => {
+                    self.owes.set(true);
+                    self.any_owes.set(true);
                 }
-            }
+            },
         }
     }
 }

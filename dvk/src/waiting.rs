@@ -37,6 +37,8 @@ impl Binding {
         mut look: impl FnMut(&mut Core, &mut Daemon, Look) -> Option<T>,
     ) -> Option<T> {
         self.interrupted = false;
+        self.settle_rings();
+        self.disarm();
         let budget = self.wait.budget();
         if let (Some(index), false) = (peer, budget.is_zero()) {
             self.core.attend_to(index);

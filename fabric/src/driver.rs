@@ -15,7 +15,7 @@ use abi::member::{SegmentKind, VERSION, WORDS, Words};
 use abi::{DcId, NodeId, doorbell, side};
 use shm::doorbell::Doorbells;
 use shm::map::{Access, MapError, Mapping};
-use shm::os::events::{Epoll, EventFd, Readiness};
+use shm::os::events::{Epoll, EventFd, Readiness, Ringer};
 use shm::os::fdpass::{self, PassError};
 use shm::words::OwnWords;
 
@@ -341,6 +341,12 @@ impl Driver {
             ToProxy::Ping { number } => {
                 let totals = self.courier.totals();
                 self.tell(FromProxy::Pong { number, totals }, &[]);
+            }
+            ToProxy::Bell { local, remote } => {
+                // Without one the endpoint is found by its own rescan.
+                if let Ok(Ok(ringer)) = fd().map(Ringer::adopt) {
+                    self.courier.add_bell(local, remote, ringer);
+                }
             }
             ToProxy::Stop => self.stopped = true,
         }

@@ -7,8 +7,10 @@ mod conformance {
     mod calls;
     mod copy;
     mod deaths;
+    mod futures;
     mod misuse;
     mod payload;
+    mod polls;
     mod relay;
     mod service;
     mod timeouts;

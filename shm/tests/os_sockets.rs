@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use shm::map::{Access, Mapping, PAGE_BYTES};
-use shm::os::events::{Epoll, EventFd, Readiness};
+use shm::os::events::{Cleared, Epoll, EventFd, Readiness, Ringer, Rung, Timer, bell};
 use shm::os::fdpass::{self, FDS_MAX, PassError, recv_with_fds, recv_with_fds_within, send_with_fds};
 use shm::os::memfd::segment_fd;
 use shm::os::peer::{self, PeerProcess};
@@ -180,4 +180,71 @@ fn scratch(name: &str) -> std::path::PathBuf {
     let dir = std::env::temp_dir().join(format!("shm-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     dir
+}
+
+fn is_readable(fd: impl AsFd) -> bool {
+    fdpass::wait_ready(fd.as_fd(), rustix::event::PollFlags::IN, Some(Duration::ZERO)).unwrap()
+}
+
+/// What a hostile process does to a descriptor that it was given.
+fn make_blocking(fd: impl AsFd) {
+    rustix::fs::fcntl_setfl(fd.as_fd(), rustix::fs::OFlags::empty()).unwrap();
+}
+
+#[test]
+fn a_bell_is_readable_from_its_ring_until_it_is_cleared() {
+    let (ringer, rung) = bell().unwrap();
+    assert_eq!((is_readable(&rung), rung.clear()), (false, Ok(Cleared::Rung(false))));
+    ringer.ring().unwrap();
+    ringer.ring().unwrap();
+    assert!(is_readable(&rung));
+    assert_eq!((rung.clear(), is_readable(&rung)), (Ok(Cleared::Rung(true)), false));
+    drop(ringer);
+    assert_eq!(rung.clear(), Ok(Cleared::Closed));
+}
+
+#[test]
+fn who_is_rung_cannot_make_the_ringer_wait() {
+    let (ringer, rung) = bell().unwrap();
+    let ringer = Ringer::adopt(ringer.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    make_blocking(&rung);
+    // More than any buffer holds: would it wait, it would wait for ever.
+    for _ in 0..1 << 20 {
+        ringer.ring().unwrap();
+    }
+    assert!(is_readable(&rung));
+    drop(rung);
+    assert_eq!(ringer.ring(), Ok(()), "and its death is no error, nor a signal");
+}
+
+#[test]
+fn who_rings_cannot_make_the_rung_wait() {
+    let (ringer, rung) = bell().unwrap();
+    make_blocking(&ringer);
+    while rustix::net::send(&ringer, &[1; 4096], rustix::net::SendFlags::DONTWAIT).is_ok() {}
+    assert_eq!((rung.clear(), is_readable(&rung)), (Ok(Cleared::Rung(true)), true));
+    let adopted = Rung::adopt(rung.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    make_blocking(&adopted);
+    while adopted.clear() == Ok(Cleared::Rung(true)) {}
+    assert_eq!(adopted.clear(), Ok(Cleared::Rung(false)), "empty, and not waited for");
+}
+
+#[test]
+fn what_is_no_bell_is_refused_or_rung_as_what_it_is() {
+    let event = EventFd::new().unwrap();
+    let fd = event.as_fd().try_clone_to_owned().unwrap();
+    assert_eq!(Rung::adopt(fd.try_clone().unwrap()).err(), Some(rustix::io::Errno::NOTSOCK));
+    Ringer::adopt(fd).unwrap().ring().unwrap();
+    assert_eq!(event.clear(), Ok(true));
+}
+
+#[test]
+fn a_timer_is_readable_once_its_pause_is_over() {
+    let timer = Timer::new().unwrap();
+    timer.set(Duration::from_secs(3600)).unwrap();
+    assert!(!is_readable(&timer));
+    timer.set(Duration::from_nanos(1)).unwrap();
+    assert!(fdpass::wait_ready(timer.as_fd(), rustix::event::PollFlags::IN, None).unwrap());
+    timer.set(Duration::from_secs(3600)).unwrap();
+    assert!(!is_readable(&timer));
 }

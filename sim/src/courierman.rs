@@ -101,6 +101,8 @@ impl Courierman {
                 let totals = self.courier.totals();
                 self.said.push((FromProxy::Pong { number, totals }, Vec::new()));
             }
+            // Nobody polls here.
+            ToProxy::Bell { .. } => {}
             ToProxy::Stop => return Err("told to stop"),
         }
         Ok(())

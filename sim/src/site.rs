@@ -125,8 +125,11 @@ impl Site {
             Effect::StartProxy { incarnation, .. } => self.out.push(Outward::StartProxy { incarnation }),
             Effect::KillProxy { .. } => self.out.push(Outward::KillProxy),
             Effect::Note(note) => self.out.push(Outward::Note(note)),
-            // Nothing is bound for another process here, and no daemon has a successor that reads its books.
-            Effect::OpenProcess { .. } | Effect::CloseProcess { .. } | Effect::Record { .. } => {}
+            // Nothing is bound for another process here, nobody polls, and no daemon has a successor that reads its books.
+            Effect::DropBells { .. }
+            | Effect::OpenProcess { .. }
+            | Effect::CloseProcess { .. }
+            | Effect::Record { .. } => {}
         }
         None
     }
@@ -135,7 +138,11 @@ impl Site {
     fn follow(&mut self, message: &ToProxy, fds: &[Descriptor]) -> Option<Arc<Mapping>> {
         let segment = fds.iter().find_map(|fd| match fd {
             Descriptor::Segment { memory, segment } => Some((*memory, *segment)),
-            Descriptor::Table(_) | Descriptor::Doorbells(_) | Descriptor::ProxyBell { .. } => None,
+            Descriptor::Table(_)
+            | Descriptor::Doorbells(_)
+            | Descriptor::ProxyBell { .. }
+            | Descriptor::Ringer { .. }
+            | Descriptor::Rung { .. } => None,
         });
         let (memory, segment) = segment?;
         match message {

@@ -16,6 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("dpdk-sys", &[]),
     ("proxy-dpdk", &["fabric", "shm", "abi", "dpdk-sys"]),
     ("dvk", &["fabric", "shm", "abi"]),
+    ("aio", &["dvk", "abi"]),
     ("rpc", &["dvk", "abi"]),
     ("libdvk", &["dvk", "abi"]),
     ("services", &["abi"]),

@@ -11,6 +11,7 @@ use shm::lane::Withdrawal;
 
 use super::{Binding, NoPeer, Wait};
 use crate::core::{Accepts, Call, Core, PeerIndex, Sent};
+use crate::daemon::Daemon;
 use crate::error::{
     NotifyError, PostError, ReceiveError, RelayError, ReplyError, SendError, SendrecError, Unavailable,
     WaitError,
@@ -25,7 +26,7 @@ impl Binding {
     /// Shape: one slot on the lane to `to`; a loan stays where it is. Cost: two cache lines; a system call only if
     /// somebody sleeps. Errors: see [`SendError`]; on every one a loan goes home as soon as nobody can read it.
     /// Source: DVS `dvk_send`, MINIX `send`.
-    pub fn send(&mut self, to: Endpoint, message: Message, timeout: Timeout) -> Result<(), SendError> {
+    pub fn send(&mut self, to: Endpoint, mut message: Message, timeout: Timeout) -> Result<(), SendError> {
         let deadline = deadline_of(timeout);
         let index = match self.peer(to, deadline, timeout) {
             Ok(index) => index,
@@ -33,13 +34,17 @@ impl Binding {
             Err(NoPeer::WouldBlock) => return Err(SendError::WouldBlock),
             Err(NoPeer::Unavailable(why)) => return Err(SendError::Unavailable(why)),
         };
-        let sent = self.core.start_send(index, message, self.may_end_early(timeout))?;
+        let sent = self.core.start_send(index, &mut message, self.may_end_early(timeout))?;
         let waited = self.wait_on(Some(index), deadline, |core, _, look| {
             core.poll_sent(sent).or_else(|| if look == Look::Quick { None } else { core.poll_sent_end(sent) })
         });
         match waited {
             Some(done) => done,
-            None => self.withdraw(sent, timeout),
+            None => {
+                let withdrawn = self.withdraw(sent, timeout);
+                self.settle_rings();
+                withdrawn
+            }
         }
     }
 
@@ -71,7 +76,11 @@ impl Binding {
     /// Errors: [`PostError::Full`] gives the message back.
     pub fn post(&mut self, to: Endpoint, message: Message) -> Result<(), PostError> {
         match self.peer(to, deadline_of(Timeout::Forever), Timeout::Forever) {
-            Ok(index) => self.core.post(index, message),
+            Ok(index) => {
+                let posted = self.core.post(index, message);
+                self.settle_rings();
+                posted
+            }
             Err(NoPeer::Dead) => Err(PostError::DeadDestination),
             Err(NoPeer::WouldBlock) => Err(PostError::Full(message)),
             Err(NoPeer::Unavailable(why)) => Err(PostError::Unavailable(why)),
@@ -157,7 +166,8 @@ impl Binding {
         let deadline = deadline_of(timeout);
         let mut misses = 0;
         loop {
-            let waited = self.wait_on(None, deadline, |core, daemon, look| {
+            let polls = timeout == Timeout::Zero && self.polls();
+            let look = |core: &mut Core, daemon: &mut Daemon, look: Look| {
                 let due = match from {
                     From::Any => core.due(accepts, daemon),
                     From::Endpoint(source) => match core.due_from(source, accepts, daemon) {
@@ -166,7 +176,11 @@ impl Binding {
                     },
                 };
                 due.transpose()
-            });
+            };
+            let waited = match polls {
+                true => self.look_and_arm(look).map_err(ReceiveError::Unavailable)?,
+                false => self.wait_on(None, deadline, look),
+            };
             let due = match waited {
                 Some(due) => due?,
                 None if self.interrupted => return Err(ReceiveError::Interrupted),
@@ -174,9 +188,12 @@ impl Binding {
                 None => return Err(ReceiveError::TimedOut),
             };
             if let Ok(delivery) = self.core.take_due_bytes(due, accepts) {
+                self.settle_rings();
                 return Ok(delivery);
             }
-            if let Some(delivery) = self.core.take_due(due, accepts, &mut self.daemon)? {
+            let taken = self.core.take_due(due, accepts, &mut self.daemon);
+            self.settle_rings();
+            if let Some(delivery) = taken? {
                 return Ok(delivery);
             }
             // Each pair may turn out to have nothing, once.
@@ -189,13 +206,16 @@ impl Binding {
 
     /// Sends a request and returns its reply: one round trip.
     ///
-    /// Errors: see [`SendrecError`]. A late reply is dropped. Source: MINIX `sendrec`.
+    /// Errors: see [`SendrecError`]; `WouldBlock` while a call that was started to `to` is open. A late reply is dropped. Source: MINIX `sendrec`.
     pub fn sendrec(
         &mut self,
         to: Endpoint,
         mut message: Message,
         timeout: Timeout,
     ) -> Result<Delivery, SendrecError> {
+        if !self.open_calls.is_empty() && self.open_calls.contains(&to) {
+            return Err(SendrecError::WouldBlock);
+        }
         let deadline = deadline_of(timeout);
         let index = match self.peer(to, deadline, timeout) {
             Ok(index) => index,
@@ -285,14 +305,17 @@ impl Binding {
         }
     }
 
-    fn give_up(&mut self, call: Call, timeout: Timeout) -> SendrecError {
+    pub(super) fn give_up(&mut self, call: Call, timeout: Timeout) -> SendrecError {
         let bound = Instant::now() + Duration::from_millis(WITHDRAW_WAIT_MS);
         let backoff = Backoff::new();
         loop {
             match self.core.give_up(call, Instant::now() >= bound, &mut self.daemon) {
                 Some(SendrecError::TimedOut) if self.interrupted => return SendrecError::Interrupted,
                 Some(SendrecError::TimedOut) if timeout == Timeout::Zero => return SendrecError::WouldBlock,
-                Some(why) => return why,
+                Some(why) => {
+                    self.settle_rings();
+                    return why;
+                }
                 None => backoff.snooze(),
             }
         }
@@ -300,7 +323,9 @@ impl Binding {
 
     /// Answers a request that was received, once. Never blocks; `Ok` when it is published.
     pub fn reply(&mut self, request: &Delivery, message: Message) -> Result<(), ReplyError> {
-        self.core.reply(request, message)
+        let replied = self.core.reply(request, message);
+        self.settle_rings();
+        replied
     }
 
     /// Passes a request that was received on to another server, which answers its client. Never blocks once introduced.
@@ -321,7 +346,9 @@ impl Binding {
             view.copy_to(&mut loan);
             message = message.with(loan);
         }
-        self.core.relay(request, index, message)
+        let relayed = self.core.relay(request, index, message);
+        self.settle_rings();
+        relayed
     }
 
     /// Raises bits at an endpoint. Never blocks once introduced, never lost, or-ed until received.
@@ -342,7 +369,10 @@ impl Binding {
         raise: impl FnOnce(&mut Core, PeerIndex) -> bool,
     ) -> Result<(), NotifyError> {
         match self.peer(to, deadline_of(Timeout::Forever), Timeout::Forever) {
-            Ok(index) if raise(&mut self.core, index) => Ok(()),
+            Ok(index) if raise(&mut self.core, index) => {
+                self.settle_rings();
+                Ok(())
+            }
             Ok(_) | Err(NoPeer::Dead) => Err(NotifyError::DeadDestination),
             Err(NoPeer::WouldBlock) => Err(NotifyError::Unavailable(Unavailable::Slow)),
             Err(NoPeer::Unavailable(why)) => Err(NotifyError::Unavailable(why)),

@@ -6,7 +6,10 @@
 mod calls;
 pub(crate) mod copy;
 mod grants;
+mod polls;
+mod steps;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,6 +28,8 @@ use crate::daemon::{Bound, Daemon, Welcome};
 use crate::error::{BindError, LoanError, Unavailable, WaitError};
 use crate::timeout::Timeout;
 use crate::waiting::{deadline_of, left_until};
+
+pub use steps::{Calling, Sending};
 
 /// How a binding waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,6 +138,8 @@ pub struct Binding {
     /// The last wait ended by a signal.
     pub(crate) interrupted: bool,
     pub(crate) granting: grants::Granting,
+    /// The servers of calls that were started and have not ended.
+    open_calls: BTreeSet<Endpoint>,
 }
 
 impl Binding {
@@ -179,6 +186,7 @@ impl Binding {
             began: Instant::now(),
             interrupted: false,
             granting: grants::Granting::default(),
+            open_calls: BTreeSet::new(),
         })
     }
 

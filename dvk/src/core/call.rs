@@ -1,6 +1,8 @@
 //! Both halves of a call: sendrec, and the reply that ends it. Neighbours: `send` (how a request is published), `relay`
 //! (when another answers).
 
+use std::rc::Rc;
+
 use abi::limits::CALLS_KNOWN_EVERY;
 use abi::slot::{self, Kind, SlotCopy};
 use abi::{Corrupt, Endpoint};
@@ -11,7 +13,7 @@ use super::extents::By;
 use super::{Core, Host, NotBytes, PeerIndex, Sent};
 use crate::error::{ReplyError, SendrecError};
 use crate::message::{Delivery, Message, View, What};
-use crate::peer::End;
+use crate::peer::{End, Path};
 
 /// A published request that waits for its reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +27,21 @@ pub struct Call {
 impl Call {
     pub fn peer(&self) -> PeerIndex {
         self.sent.peer
+    }
+
+    /// Its number, among all calls of this binding.
+    pub fn number(&self) -> u64 {
+        self.call
+    }
+}
+
+/// Keeps a pair from being forgotten while a call in steps is open on it.
+pub struct Hold(Rc<Path>);
+
+impl Hold {
+    /// Whether the pair is the one it was; it is not when its peer broke the protocol.
+    pub fn is_open(&self) -> bool {
+        self.0.is_open()
     }
 }
 
@@ -55,10 +72,34 @@ impl Core {
         }
     }
 
-    /// Every call before this one is over.
+    /// Publishes a request whose caller does not stand still for the reply: it may answer others meanwhile, so nobody is told
+    /// that it waits. Over with [`Core::close_call`]. As many as one likes may be open, one for each pair.
+    pub fn open_call(&mut self, index: PeerIndex, message: &mut Message) -> Result<Call, SendrecError> {
+        self.calls += 1;
+        let call = self.calls;
+        if call - self.calls_told >= CALLS_KNOWN_EVERY {
+            self.tell_calls(call);
+        }
+        let sent = self.publish(index, message, Kind::Request, slot::WITHDRAWABLE, slot::call_low(call))?;
+        self.open_calls.insert(call);
+        Ok(Call { sent, call, passed_on: false })
+    }
+
+    /// An open call has ended. `number`: of when it was opened.
+    pub fn close_call(&mut self, number: u64) {
+        self.open_calls.remove(&number);
+    }
+
+    /// Keeps a pair.
+    pub fn hold(&self, index: PeerIndex) -> Option<Hold> {
+        self.peer(index).map(|peer| Hold(peer.path.clone()))
+    }
+
+    /// Every call before this one is over, but for those that are open.
     #[cold]
     fn tell_calls(&mut self, call: u64) {
-        self.calls_told = call;
+        let call = self.open_calls.first().map_or(call, |&oldest| oldest.min(call));
+        self.calls_told = self.calls_told.max(call);
         for peer in self.peers.iter().flatten() {
             peer.path.own.set_gave_up(call - 1);
         }

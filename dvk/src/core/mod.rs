@@ -10,11 +10,13 @@ mod grants;
 mod pending;
 mod receive;
 mod relay;
+mod rings;
 mod send;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +26,7 @@ use abi::{Corrupt, Endpoint, Slot, doorbell, side, table};
 use shm::doorbell::Doorbells;
 use shm::lane::{LaneReader, LaneWriter, look_again};
 use shm::map::Mapping;
-use shm::os::events::EventFd;
+use shm::os::events::Ringer;
 use shm::pool::Pool;
 use shm::returns::Returns;
 use shm::side::{OwnSide, PeerSide};
@@ -34,7 +36,7 @@ use shm::words::Words;
 use crate::error::Unavailable;
 use crate::peer::{End, Far, Outstanding, Path, Peer};
 
-pub use call::Call;
+pub use call::{Call, Hold};
 pub use grants::Here;
 use pending::Pending;
 pub use receive::{Accepts, Due, NotBytes};
@@ -62,7 +64,7 @@ pub struct Introduced {
     pub doorbell: usize,
     pub proxied: bool,
     /// Rings a peer that sleeps in epoll.
-    pub ring: Option<Arc<EventFd>>,
+    pub ring: Option<Arc<Ringer>>,
 }
 
 /// One answer to a pull.
@@ -72,13 +74,18 @@ pub enum Pulled {
     Gone {
         peer: Endpoint,
     },
+    /// The pair is as it was; its ends have bells from now on. `ring`: rings the peer, if it is the peer who polls.
+    Rings {
+        peer: Endpoint,
+        ring: Option<Arc<Ringer>>,
+    },
     /// The pair leads elsewhere now; our own side is the same.
     Moved {
         peer: Endpoint,
         side: PeerSide,
         memory: u32,
         doorbell: usize,
-        ring: Option<Arc<EventFd>>,
+        ring: Option<Arc<Ringer>>,
     },
 }
 
@@ -117,6 +124,8 @@ pub struct Core {
     served: u32,
     /// The number of our last call.
     calls: u64,
+    /// Calls whose caller does not stand still for them: see [`Core::open_call`].
+    open_calls: BTreeSet<u64>,
     /// The one that all peers were told of last: see `side::GAVE_UP`.
     calls_told: u64,
     pool: Pool,
@@ -125,6 +134,8 @@ pub struct Core {
     segments: BTreeMap<(u32, u32), Arc<Mapping>>,
     granted_maps: grants::Maps,
     counters: Counters,
+    /// See [`Core::owes_ring`].
+    owes: Rc<Cell<bool>>,
 }
 
 /// What a binding has done since it began.
@@ -155,12 +166,14 @@ impl Core {
             served: 0,
             calls: 0,
             calls_told: 0,
+            open_calls: BTreeSet::new(),
             pool,
             out: extents::Out::default(),
             relays: relay::Relays::default(),
             segments: BTreeMap::new(),
             granted_maps: grants::Maps::new(),
             counters: Counters::default(),
+            owes: Rc::default(),
         }
     }
 
@@ -243,7 +256,7 @@ impl Core {
         // The last call may still be waited for.
         new.own.set_gave_up(self.calls.saturating_sub(1));
         let far = Far { side: new.side.clone(), doorbell: new.doorbell, ring: new.ring };
-        let path = Rc::new(Path::new(self.me, new.own, far, self.doorbells.clone()));
+        let path = Rc::new(Path::new(self.me, new.own, far, self.doorbells.clone(), self.owes.clone()));
         let peer = Box::new(Peer {
             endpoint: new.peer,
             path,
@@ -296,6 +309,13 @@ impl Core {
                     {
                         peer.end = Some(End::NodeDead);
                         self.pending.set(index);
+                    }
+                }
+                Pulled::Rings { peer, ring } => {
+                    if let Some(index) = self.find(peer)
+                        && let (Some(peer), Some(ring)) = (self.peer(index), ring)
+                    {
+                        peer.path.set_ring(ring);
                     }
                 }
                 Pulled::Moved { peer, side, memory, doorbell, ring } => {

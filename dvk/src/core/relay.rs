@@ -151,6 +151,19 @@ impl Core {
     ///
     /// Errors: `Full` leaves the call as it was; any other has ended it.
     pub fn follow(&mut self, call: Call, to: PeerIndex, withdrawable: bool) -> Result<Call, SendrecError> {
+        let number = self.calls + 1;
+        if let Some(peer) = self.peer(to) {
+            peer.path.own.set_calling(number);
+        }
+        self.follow_as(call, to, withdrawable)
+    }
+
+    /// As [`Core::follow`], for an open call.
+    pub fn follow_open(&mut self, call: Call, to: PeerIndex) -> Result<Call, SendrecError> {
+        self.follow_as(call, to, true)
+    }
+
+    fn follow_as(&mut self, call: Call, to: PeerIndex, withdrawable: bool) -> Result<Call, SendrecError> {
         let from = call.sent.peer;
         let Some(via) = self.peer(from).map(|peer| peer.endpoint) else {
             return Err(SendrecError::DeadSource);
@@ -161,9 +174,6 @@ impl Core {
         let words = [via.to_word(), call.call, number];
         let mut confirm = Message::new(0).inline(&words.map(u64::to_le_bytes).concat());
         let flags = if withdrawable { slot::WITHDRAWABLE } else { 0 };
-        if let Some(peer) = self.peer(to) {
-            peer.path.own.set_calling(number);
-        }
         match self.publish(to, &mut confirm, Kind::Confirm, flags, slot::call_low(number)) {
             Ok(sent) => {
                 if from != to {

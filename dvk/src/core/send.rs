@@ -133,15 +133,15 @@ impl Core {
         }
     }
 
-    /// Publishes a rendezvous; `withdrawable` if its wait may end early.
+    /// Publishes a rendezvous; `withdrawable` if its wait may end early. Its loan is taken out when that succeeds.
     pub fn start_send(
         &mut self,
         index: PeerIndex,
-        mut message: Message,
+        message: &mut Message,
         withdrawable: bool,
     ) -> Result<Sent, SendError> {
         let flags = slot::TELL | if withdrawable { slot::WITHDRAWABLE } else { 0 };
-        self.publish(index, &mut message, Kind::Send, flags, 0).map_err(SendError::from)
+        self.publish(index, message, Kind::Send, flags, 0).map_err(SendError::from)
     }
 
     /// Whether a rendezvous has ended, and how. Cost: one load.

@@ -29,6 +29,7 @@ use abi::{Corrupt, DcId, Endpoint, Incarnation, NodeId, Pair, side};
 use shm::doorbell::{Doorbells, Wake};
 use shm::lane::look_again;
 use shm::map::Mapping;
+use shm::os::events::Ringer;
 use shm::pool::Pool;
 use shm::side::{OwnSide, PeerSide};
 use shm::words::{OwnWords, Words};
@@ -268,6 +269,17 @@ impl Courier {
         true
     }
 
+    /// The local end of a pair polls: what rings it. Rung at once if it should have been before.
+    pub fn add_bell(&mut self, local: Endpoint, remote: Endpoint, ringer: Ringer) {
+        let index = self.by_ends.get(&(local, remote)).copied();
+        let Some(pair) = index.and_then(|index| self.pair_mut(index)) else { return };
+        if std::mem::take(&mut pair.owes_ring) {
+            // A bell that is full is rung, and no other failure is ours to mend.
+            let _ = ringer.ring();
+        }
+        pair.ringer = Some(ringer);
+    }
+
     /// The daemon will not open this pair.
     pub fn refuse(&mut self, local: Endpoint, remote: Endpoint, why: Refusal) {
         for link in self.links.values_mut() {
@@ -414,15 +426,20 @@ impl Courier {
         look_again();
         let knocks = std::mem::take(&mut self.knocks);
         for &index in &knocks {
-            let Some(pair) = self.pair(index) else { continue };
+            let Some(Some(pair)) = self.pairs.get_mut(index.0 as usize) else { continue };
             if pair.side.attending() {
                 continue;
             }
             let Some(dc) = self.dcs.get(&pair.local.dc) else { continue };
             match dc.doorbells.ring(pair.doorbell, pair.remote.slot.0 % SLOTS_PER_DC) {
+                Wake::Nothing => {}
                 Wake::Futex => dc.doorbells.wake(pair.doorbell),
-                // Endpoints sleep on the futex; an eventfd of theirs is the daemon's to give, and it has given none.
-                Wake::Nothing | Wake::EventFd => {}
+                Wake::EventFd => match &pair.ringer {
+                    // A bell that is full is rung, and no other failure is ours to mend.
+                    Some(ringer) => drop(ringer.ring()),
+                    // The daemon has sent it before it let the endpoint sleep so: rung when it is here.
+                    None => pair.owes_ring = true,
+                },
             }
         }
     }

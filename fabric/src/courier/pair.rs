@@ -7,6 +7,7 @@ use abi::limits::LANE_SLOTS;
 use abi::slot::{self, SlotCopy};
 use abi::{Endpoint, NodeId, Pair};
 use shm::lane;
+use shm::os::events::Ringer;
 use shm::pool::Extent;
 use shm::returns::Returns;
 use shm::side::{Mirrored, OwnSide, PeerSide};
@@ -55,6 +56,10 @@ pub(super) struct Carried {
     /// The local endpoint's memory, for its extents.
     pub(super) memory: u32,
     pub(super) doorbell: usize,
+    /// Rings the local endpoint while it sleeps in epoll.
+    pub(super) ringer: Option<Ringer>,
+    /// It slept in epoll and there was no ringer yet.
+    pub(super) owes_ring: bool,
     /// Its node was declared dead, or it broke the protocol: nothing is carried any more.
     pub(super) closed: bool,
 
@@ -110,6 +115,8 @@ impl Carried {
             region,
             memory: attach.memory,
             doorbell: attach.doorbell as usize,
+            ringer: None,
+            owes_ring: false,
             closed: false,
             open_said: false,
             opened: false,

@@ -138,6 +138,8 @@ impl Core {
             links: Default::default(),
             past: Default::default(),
             pulls: Default::default(),
+            polls: false,
+            bells: Default::default(),
             since: now,
         };
         self.locals.insert(endpoint, local);

@@ -100,6 +100,16 @@ pub enum Descriptor {
         proxy: u16,
         dc: DcId,
     },
+    /// What `by` rings for an endpoint that polls.
+    Ringer {
+        polls: Endpoint,
+        by: Endpoint,
+    },
+    /// The other end of that; `by`: `None` for the daemon.
+    Rung {
+        polls: Endpoint,
+        by: Option<Endpoint>,
+    },
 }
 
 /// What is to be done.
@@ -162,6 +172,11 @@ pub enum Effect {
         doorbell: u32,
         source: Option<Slot>,
         pull: bool,
+    },
+    /// Close the bells of an endpoint that polls: those of one peer, or all.
+    DropBells {
+        polls: Endpoint,
+        by: Option<Endpoint>,
     },
     ToProxy {
         proxy: u16,

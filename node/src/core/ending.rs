@@ -25,6 +25,10 @@ impl Core {
         let name = local.name;
         local.stage = Stage::Dead { until };
         local.pulls.clear();
+        local.bells.clear();
+        if std::mem::take(&mut local.polls) {
+            out.push(Effect::DropBells { polls: endpoint, by: None });
+        }
         let ticket = local.ticket.take();
         if let Some(conn) = local.conn.take().and_then(|c| self.conns.get_mut(&c)) {
             conn.endpoint = None;
@@ -70,8 +74,8 @@ impl Core {
                     out.push(ring(peer, Some(endpoint.slot), false));
                 }
                 Via::Local => {
-                    self.unlink(endpoint, peer);
-                    self.unlink(peer, endpoint);
+                    self.unlink(endpoint, peer, out);
+                    self.unlink(peer, endpoint, out);
                     self.settle(peer, out);
                 }
             }

@@ -64,6 +64,7 @@ impl Core {
             Request::NewSegment { kind, len_bytes } => self.new_segment(conn, own, kind, len_bytes, out),
             Request::Introduce { to } => self.introduce(conn, own, to, out),
             Request::Pull => self.pull(conn, own, out),
+            Request::Poll => self.poll(conn, own, out),
             Request::MapSegment { memory, segment } => self.map_segment(conn, own, memory, segment, out),
             Request::Recycled { peer } => {
                 let result = self.recycled(own, peer, out);

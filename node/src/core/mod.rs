@@ -16,6 +16,7 @@ mod memory;
 mod nodes;
 mod pairs;
 mod plan;
+mod polls;
 mod proxies;
 mod routes;
 mod state;

@@ -86,6 +86,9 @@ impl Core {
         if let Some(link) = self.locals.get_mut(&own).and_then(|l| l.links.get_mut(&peer)) {
             link.told = true;
         }
+        if let Some(local) = self.locals.get_mut(&own) {
+            local.bells.retain(|p| *p != peer);
+        }
     }
 
     /// The pair as `own` sees it now; `None` while or when there is nothing at its other end.
@@ -100,8 +103,10 @@ impl Core {
             side: side.side,
             doorbell: doorbell as u32,
             proxied,
+            rings: self.rings(own, peer),
         };
-        Some(match link.via {
+        let bells = self.bells_of(own, peer);
+        let mut sight = match link.via {
             Via::Local => {
                 let there = self.locals.get(&peer)?;
                 let side = there.links.get(&own)?.own;
@@ -118,7 +123,9 @@ impl Core {
                     fds: vec![segment, Descriptor::ProxyBell { proxy: far.proxy, dc: own.dc }],
                 }
             }
-        })
+        };
+        sight.fds.extend(bells);
+        Some(sight)
     }
 
     pub(super) fn pull(&mut self, conn: ConnId, own: Endpoint, out: &mut Vec<Effect>) {
@@ -145,13 +152,13 @@ impl Core {
                 }
                 // The peer is gone for good and its side was never seen here: it is as it was.
                 None if !told && !self.locals.contains_key(&peer) && self.is_local(peer) => {
-                    self.unlink(own, peer);
+                    self.unlink(own, peer, out);
                 }
                 // Carried again later, and told then.
                 None => {}
             }
         }
-        reply(conn, Reply::Nothing, out);
+        self.pull_bells(conn, own, out);
     }
 
     pub(super) fn is_local(&self, endpoint: Endpoint) -> bool {
@@ -159,8 +166,11 @@ impl Core {
     }
 
     /// Takes a pair out of `own`'s links and frees its side.
-    pub(super) fn unlink(&mut self, own: Endpoint, peer: Endpoint) {
+    pub(super) fn unlink(&mut self, own: Endpoint, peer: Endpoint, out: &mut Vec<Effect>) {
         let Some(local) = self.locals.get_mut(&own) else { return };
+        if local.polls {
+            out.push(Effect::DropBells { polls: own, by: Some(peer) });
+        }
         if let Some(link) = local.links.remove(&peer) {
             let memory = local.memory;
             self.give_side(memory, link.own);
@@ -182,8 +192,8 @@ impl Core {
                 return Err(Refusal::BadRequest);
             }
             Via::Local => {
-                self.unlink(own, peer);
-                self.unlink(peer, own);
+                self.unlink(own, peer, out);
+                self.unlink(peer, own, out);
                 self.settle(peer, out);
             }
         }

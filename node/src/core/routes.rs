@@ -94,6 +94,7 @@ impl Core {
         };
         let fds = vec![Descriptor::Segment { memory: local.memory, segment: link.own.segment }];
         self.say_with(far.proxy, ToProxy::Attach { attach }, fds, out);
+        self.say_bell(own, remote, out);
     }
 
     fn with_far(&mut self, own: Endpoint, remote: Endpoint, change: impl FnOnce(&mut Far)) {
@@ -247,7 +248,7 @@ impl Core {
         }
         if far.place.is_none() || far.gone {
             self.free_their_side(far, own, remote);
-            return self.unlink(own, remote);
+            return self.unlink(own, remote, out);
         }
         self.with_far(own, remote, |far| far.recycled = true);
         self.say(far.proxy, ToProxy::Detach { local: own, remote }, out);
@@ -262,7 +263,7 @@ impl Core {
             self.say(far.proxy, ToProxy::Detach { local: own, remote }, out);
         }
         if far.ended || far.recycled || far.gone {
-            self.unlink(own, remote);
+            self.unlink(own, remote, out);
         }
     }
 
@@ -277,7 +278,7 @@ impl Core {
         }
         self.free_side_of(proxy, local, remote);
         if far.is_some() {
-            self.unlink(local, remote);
+            self.unlink(local, remote, out);
             self.settle(local, out);
             self.retry_opens_of(local, out);
         }
@@ -313,7 +314,7 @@ impl Core {
             let Some(far) = local.far(remote) else { continue };
             let dead = local.stage.is_dead();
             if far.recycled || (dead && (far.gone || far.ended)) {
-                self.unlink(own, remote);
+                self.unlink(own, remote, out);
             }
             if dead {
                 self.settle(own, out);

@@ -128,6 +128,10 @@ pub(super) struct Local {
     pub past: BTreeMap<Slot, Generation>,
     /// Peers of which there is something to be pulled.
     pub pulls: VecDeque<Endpoint>,
+    /// It sleeps in epoll, too: see `polls`.
+    pub polls: bool,
+    /// Peers to which it was introduced before there were bells between them.
+    pub bells: VecDeque<Endpoint>,
     pub since: Now,
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use abi::member::{Refusal, Reply, Request};
+use abi::member::{Introduction, Refusal, Reply, Request};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use shm::os::events::{Epoll, Readiness};
@@ -118,8 +118,15 @@ impl Members {
     }
 
     /// Answers. A member that does not read its answers, or is gone, is dropped.
-    pub fn reply(&mut self, conn: ConnId, reply: Reply, fds: &[Descriptor], vault: &Vault) -> Option<Input> {
+    pub fn reply(
+        &mut self,
+        conn: ConnId,
+        reply: Reply,
+        fds: &[Descriptor],
+        vault: &mut Vault,
+    ) -> Option<Input> {
         let member = self.open.get(&conn)?;
+        let (reply, fds) = without_lost_bells(reply, fds, vault);
         let found: Option<Vec<_>> = fds.iter().map(|fd| vault.find(*fd)).collect();
         let sent = match found {
             Some(fds) => send(&member.socket, &to_bytes(&reply.to_words()), &fds),
@@ -140,6 +147,32 @@ impl Members {
         }
         Some(Input::Disconnected { conn })
     }
+}
+
+/// A bell that cannot be made only delays a wake-up: the rest of the answer is worth having without it.
+fn without_lost_bells(reply: Reply, fds: &[Descriptor], vault: &mut Vault) -> (Reply, Vec<Descriptor>) {
+    let (mut reply, mut fds) = (reply, fds.to_vec());
+    let (Reply::Introduced(Introduction { rings, .. })
+    | Reply::Moved(Introduction { rings, .. })
+    | Reply::Rings { rings, .. }) = &mut reply
+    else {
+        return (reply, fds);
+    };
+    fds.retain(|fd| match fd {
+        Descriptor::Ringer { .. } => {
+            rings.theirs = vault.find(*fd).is_some();
+            rings.theirs
+        }
+        Descriptor::Rung { .. } => {
+            rings.ours = vault.find(*fd).is_some();
+            rings.ours
+        }
+        Descriptor::Table(_)
+        | Descriptor::Doorbells(_)
+        | Descriptor::Segment { .. }
+        | Descriptor::ProxyBell { .. } => true,
+    });
+    (reply, fds)
 }
 
 fn spare() -> Option<OwnedFd> {

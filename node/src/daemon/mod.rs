@@ -7,6 +7,7 @@
 mod admin;
 mod couriers;
 mod members;
+mod polled;
 mod process;
 mod run;
 mod signals;
@@ -176,7 +177,9 @@ impl Hands {
     /// Does one thing; what the core is to know of it comes back.
     fn execute(&mut self, effect: Effect) -> Option<Input> {
         match effect {
-            Effect::Reply { conn, reply, fds } => return self.members.reply(conn, reply, &fds, &self.vault),
+            Effect::Reply { conn, reply, fds } => {
+                return self.members.reply(conn, reply, &fds, &mut self.vault);
+            }
             Effect::Close { conn } => return self.members.end(conn),
             Effect::OpenProcess { ticket, pid } => return Some(self.open_process(ticket, pid)),
             Effect::CloseProcess { ticket } => drop(self.processes.remove(&ticket)),
@@ -199,6 +202,7 @@ impl Hands {
             Effect::DropMemory { memory } => self.vault.drop_memory(memory),
             Effect::SetTable { dc, slot, entry } => self.vault.set_table(dc, slot, entry),
             Effect::Ring { dc, doorbell, source, pull } => self.vault.ring(dc, doorbell, source, pull),
+            Effect::DropBells { polls, by } => self.vault.drop_bells(polls, by),
             Effect::ToProxy { proxy, message, tail, fds } => {
                 let fds = fds.iter().filter_map(|fd| self.vault.find(*fd)).collect();
                 self.couriers.say(proxy, message, &tail, fds, &self.epoll);

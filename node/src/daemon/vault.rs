@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use abi::member::SegmentKind;
 use abi::table::Entry;
-use abi::{DcId, Slot, doorbell, table};
+use abi::{DcId, Endpoint, Slot, doorbell, table};
 use rustix::fs::{Mode, OFlags, SealFlags, fchmod, fcntl_add_seals, fstat, open};
 use rustix::io::Errno;
 use shm::doorbell::{Doorbells, Wake};
@@ -19,6 +19,7 @@ use shm::os::memfd;
 use shm::sync::Ordering;
 use shm::words::{NotWithin, OwnWords};
 
+use super::polled::Polled;
 use crate::NodeError;
 use crate::core::Descriptor;
 
@@ -44,6 +45,7 @@ pub(super) struct Vault {
     dcs: BTreeMap<DcId, DcMemory>,
     segments: BTreeMap<(u32, u32), Kept>,
     bells: BTreeMap<(u16, DcId), Bell>,
+    polled: Polled,
 }
 
 fn memory(what: &'static str) -> impl Fn(MapError) -> NodeError {
@@ -68,12 +70,15 @@ impl Vault {
         Ok(())
     }
 
-    pub fn find(&self, descriptor: Descriptor) -> Option<Arc<OwnedFd>> {
+    /// A descriptor to give away; `None`: there is none, or none left.
+    pub fn find(&mut self, descriptor: Descriptor) -> Option<Arc<OwnedFd>> {
         Some(Arc::clone(match descriptor {
             Descriptor::Table(dc) => &self.dcs.get(&dc)?.table_fd,
             Descriptor::Doorbells(dc) => &self.dcs.get(&dc)?.doorbells_fd,
             Descriptor::Segment { memory, segment } => &self.segments.get(&(memory, segment))?.fd,
             Descriptor::ProxyBell { proxy, dc } => &self.bells.get(&(proxy, dc))?.fd,
+            Descriptor::Ringer { polls, by } => &self.polled.bell(polls, Some(by))?.rings,
+            Descriptor::Rung { polls, by } => &self.polled.bell(polls, by)?.rung,
         }))
     }
 
@@ -138,6 +143,11 @@ impl Vault {
         shm::futex::wake_all(there.table.futex(table::VERSION));
     }
 
+    /// Closes the bells of an endpoint that polls: those of one peer, or all.
+    pub fn drop_bells(&mut self, polls: Endpoint, by: Option<Endpoint>) {
+        self.polled.drop_bells(polls, by);
+    }
+
     /// Rings one doorbell, as a peer would, and wakes its owner.
     pub fn ring(&self, dc: DcId, bell: u32, source: Option<Slot>, pull: bool) {
         let Some(there) = self.dcs.get(&dc) else { return };
@@ -151,6 +161,9 @@ impl Vault {
         }
         if pull {
             wakes[1] = there.doorbells.ring_for_pull(at);
+        }
+        if let Ok(slot) = u16::try_from(at) {
+            self.polled.ring(dc, Slot(slot));
         }
         for wake in wakes {
             match wake {

@@ -65,6 +65,56 @@ fn the_death_of_a_killed_server_is_told_to_every_client_and_waiter() {
 }
 
 #[test]
+fn who_polls_outlives_those_who_ring_it_and_is_mourned_as_any_other() {
+    let Some(cluster) = Cluster::up(Plan::nodes(2)) else { return };
+    let mut server = cluster.start(1, 0, "poll-echo");
+    server.endpoint();
+    let slot = cluster.slot(1, 0).0;
+    // Killed while they call, wherever that is: before a ring, in one, after one.
+    for round in 0..6 {
+        let mut killed = NODES.map(|node| {
+            let program = cluster.start(node, 1, &format!("ask {slot}"));
+            program.endpoint();
+            program
+        });
+        std::thread::sleep(Duration::from_millis(20 + round * 7));
+        for program in &mut killed {
+            program.kill();
+        }
+    }
+    let mut askers = NODES.map(|node| {
+        let program = cluster.start(node, 2, &format!("ask-some {slot} 300"));
+        program.endpoint();
+        program
+    });
+    for program in &mut askers {
+        program.hears("asked 300", LONG);
+        program.ends_well();
+    }
+    let mut listening = NODES.map(|node| {
+        let mut program = cluster.start(node, 3, &format!("wait-for {slot}"));
+        program.endpoint();
+        program.hears("waits", LONG);
+        program
+    });
+    std::thread::sleep(Duration::from_millis(300));
+
+    server.kill();
+
+    for program in &mut listening {
+        program.hears("DeadSource", LONG);
+        program.ends_well();
+    }
+    let next = cluster.start(1, 0, "poll-echo");
+    next.endpoint();
+    for node in NODES {
+        let mut client = cluster.start(node, 1, &format!("ask-some {slot} 100"));
+        client.endpoint();
+        client.hears("asked 100", LONG);
+    }
+}
+
+#[test]
 fn a_signal_ends_a_sleep_that_may_be_interrupted_and_withdraws_what_was_sent() {
     let Some(cluster) = Cluster::up(Plan::nodes(1)) else { return };
     let server = cluster.start(1, 0, "mute 1");

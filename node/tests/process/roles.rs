@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use abi::{Endpoint, Slot};
 use dvk::{BindOptions, Binding, Delivery, From, Message, SendrecError, Timeout, Wait, What};
+use rustix::event::PollFlags;
+use shm::os::fdpass::wait_ready;
 
 use super::cluster::DC;
 use super::system::LONG;
@@ -79,6 +81,7 @@ pub fn play() {
         "echo" => echo(life),
         "ask" => ask(life, slot(1), None),
         "ask-some" => ask(life, slot(1), Some(number(2))),
+        "poll-echo" => poll_echo(life),
         "mute" => mute(life, number(1)),
         "idle" => idle(&life),
         "take-ordered" => take_ordered(life),
@@ -130,6 +133,21 @@ fn echo(life: Life) {
             }
             Err(dvk::ReceiveError::TimedOut) if orders.is_there() => return,
             Err(dvk::ReceiveError::TimedOut) => {}
+            Err(why) => panic!("{why}"),
+        }
+    }
+}
+
+/// Answers every request with its own bytes, and waits by its descriptor alone.
+fn poll_echo(life: Life) {
+    let Life { mut me, orders } = life;
+    while !orders.is_there() {
+        match me.receive_request(Timeout::Zero) {
+            Ok(request) => answer(&mut me, &request),
+            Err(dvk::ReceiveError::WouldBlock) => {
+                let fd = me.poll_fd().expect("a descriptor");
+                wait_ready(fd, PollFlags::IN, Some(LONG)).expect("a poll");
+            }
             Err(why) => panic!("{why}"),
         }
     }

@@ -1,7 +1,7 @@
-//! Readiness: an event descriptor that rings, and an epoll that waits for many descriptors.
+//! Readiness: descriptors that ring, and an epoll that waits for many descriptors.
 //!
-//! Key types: [`EventFd`], [`Epoll`]. Who drives a courier sleeps here; who only has lanes sleeps on a futex
-//! (`futex`). Source: eventfd(2), epoll(7).
+//! Key types: [`EventFd`], [`bell`], [`Timer`], [`Epoll`]. Who drives a courier sleeps here; who only has lanes sleeps on a futex
+//! (`futex`). Source: eventfd(2), unix(7), timerfd_create(2), epoll(7).
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,6 +10,11 @@ use std::time::Duration;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_type;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 
 use super::fdpass::timespec;
 
@@ -55,6 +60,123 @@ impl EventFd {
 }
 
 impl AsFd for EventFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Makes somebody's descriptor readable, be it an eventfd or the [`Rung`] of a [`bell`]. Never waits.
+#[derive(Debug)]
+pub struct Ringer {
+    fd: OwnedFd,
+    is_socket: bool,
+}
+
+/// The end of a bell that becomes readable. Never waits.
+#[derive(Debug)]
+pub struct Rung(OwnedFd);
+
+/// A bell between two that need not trust each other: a pair of sockets.
+///
+/// An eventfd is one open file for all that have it, and whether it blocks is a property of that file: who is rung by it
+/// could fill it, make it blocking, and so hold whoever rings. Each end of a pair of sockets is a file of its own.
+pub fn bell() -> Result<(Ringer, Rung), Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (rings, rung) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok((Ringer { fd: rings, is_socket: true }, Rung(rung)))
+}
+
+impl Ringer {
+    /// One that came from another process.
+    pub fn adopt(fd: OwnedFd) -> Result<Ringer, Errno> {
+        let is_socket = match socket_type(&fd) {
+            Ok(_) => true,
+            Err(Errno::NOTSOCK) => false,
+            Err(errno) => return Err(errno),
+        };
+        if is_socket {
+            return Ok(Ringer { fd, is_socket });
+        }
+        Ok(Ringer { fd: EventFd::adopt(fd)?.0, is_socket })
+    }
+
+    /// Makes the other end readable. One that is full is readable already, and one that is closed needs nothing: neither
+    /// is an error. Cost: one system call.
+    pub fn ring(&self) -> Result<(), Errno> {
+        let word = 1u64.to_ne_bytes();
+        let rung = rustix::io::retry_on_intr(|| match self.is_socket {
+            true => send(&self.fd, &word, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+            false => rustix::io::write(&self.fd, &word),
+        });
+        match rung {
+            Ok(_) | Err(Errno::AGAIN | Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+impl AsFd for Ringer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What was found in a [`Rung`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cleared {
+    /// It had been rung, or not; more may have come since.
+    Rung(bool),
+    /// Nobody is left who could ring it.
+    Closed,
+}
+
+/// How much of a bell is read at once: more than anybody who keeps to the rules writes.
+const BELL_BYTES: usize = 1024;
+
+impl Rung {
+    /// One that came from another process. Errors: `NOTSOCK`, for anything that is no end of a bell.
+    pub fn adopt(fd: OwnedFd) -> Result<Rung, Errno> {
+        socket_type(&fd).map(|_| Rung(fd))
+    }
+
+    /// Makes it unreadable, unless somebody rings on and on: then it stays readable, and we do not stay here. Cost: one
+    /// system call.
+    pub fn clear(&self) -> Result<Cleared, Errno> {
+        let mut bytes = [0u8; BELL_BYTES];
+        match rustix::io::retry_on_intr(|| recv(&self.0, &mut bytes[..], RecvFlags::DONTWAIT)) {
+            Ok((_, 0)) | Err(Errno::CONNRESET) => Ok(Cleared::Closed),
+            Ok(_) => Ok(Cleared::Rung(true)),
+            Err(Errno::AGAIN) => Ok(Cleared::Rung(false)),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+impl AsFd for Rung {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A descriptor that becomes readable once, some time after it was set.
+#[derive(Debug)]
+pub struct Timer(OwnedFd);
+
+impl Timer {
+    /// Not set.
+    pub fn new() -> Result<Timer, Errno> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        timerfd_create(TimerfdClockId::Monotonic, flags).map(Timer)
+    }
+
+    /// Unreadable from now on, and readable after `pause`, which is not zero.
+    pub fn set(&self, pause: Duration) -> Result<(), Errno> {
+        let once = Itimerspec { it_interval: timespec(Duration::ZERO), it_value: timespec(pause) };
+        timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &once).map(|_before| ())
+    }
+}
+
+impl AsFd for Timer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

@@ -96,6 +96,7 @@ impl Host for Hands<'_> {
                 let doorbell = i.doorbell as usize;
                 Some(Pulled::Moved { peer: i.peer, side, memory: i.memory, doorbell, ring: None })
             }
+            Reply::Rings { peer, .. } => Some(Pulled::Rings { peer, ring: None }),
             Reply::Gone { peer } => Some(Pulled::Gone { peer }),
             Reply::Nothing => None,
             _ => return Err(Unavailable::Broken),

@@ -319,8 +319,8 @@ impl Body {
 
     fn send(&mut self, scene: &mut Scene<'_>, index: PeerIndex, to: Endpoint, limit: Limit) -> Next {
         let number = scene.ledger.next_number(self.me, to);
-        let message = self.message(scene, to, number);
-        match self.core.start_send(index, message, limit != Limit::Forever) {
+        let mut message = self.message(scene, to, number);
+        match self.core.start_send(index, &mut message, limit != Limit::Forever) {
             Ok(sent) => {
                 scene.ledger.published(self.me, to, Fate::Pending);
                 self.wait(scene, On::Sent { sent, to, number }, limit, Some(index))

@@ -177,7 +177,7 @@ fn a_full_lane_gives_the_message_back_and_takes_it_after_one_was_received() {
 fn a_rendezvous_ends_when_it_is_taken_and_not_before() {
     let mut node = Node::new();
     let (mut a, mut b, to_b, _) = node.pair();
-    let sent = a.start_send(to_b, text(b"meet"), false).unwrap();
+    let sent = a.start_send(to_b, &mut text(b"meet"), false).unwrap();
     assert_eq!((a.poll_sent(sent), a.poll_sent_end(sent)), (None, None));
     assert_eq!(node.any(&mut b).unwrap().inline(), b"meet");
     assert_eq!(a.poll_sent(sent), Some(Ok(())));
@@ -324,13 +324,13 @@ fn the_extent_of_a_reply_that_its_client_gave_up_goes_home() {
 fn a_withdrawn_message_is_never_delivered_and_the_next_one_is() {
     let mut node = Node::new();
     let (mut a, mut b, to_b, _) = node.pair();
-    let message = loaned(&mut a, 500, 1);
-    let sent = a.start_send(to_b, message, true).unwrap();
+    let mut message = loaned(&mut a, 500, 1);
+    let sent = a.start_send(to_b, &mut message, true).unwrap();
     assert_eq!(a.withdraw(sent, &mut node.hands), Ok(Withdrawal::Withdrawn));
     a.post(to_b, text(b"next")).unwrap();
     assert_eq!(node.any(&mut b).unwrap().inline(), b"next");
     assert_eq!(loans_out(&mut a), 0);
-    let sent = a.start_send(to_b, text(b"taken"), true).unwrap();
+    let sent = a.start_send(to_b, &mut text(b"taken"), true).unwrap();
     node.any(&mut b).unwrap();
     assert_eq!(a.withdraw(sent, &mut node.hands), Ok(Withdrawal::Taken));
 }
@@ -416,7 +416,7 @@ fn what_a_dead_receiver_had_not_taken_is_known_not_to_be_delivered() {
 fn a_rendezvous_with_one_that_dies_first_was_not_delivered() {
     let mut node = Node::new();
     let (mut a, _b, to_b, _) = node.pair();
-    let sent = a.start_send(to_b, text(b"x"), false).unwrap();
+    let sent = a.start_send(to_b, &mut text(b"x"), false).unwrap();
     node.set(at(2), State::Dead);
     assert_eq!(a.poll_sent_end(sent), Some(Err(SendError::DeadDestination)));
 }
@@ -483,7 +483,7 @@ fn moved(mirror: &OwnSide) -> Pulled {
 fn what_a_proxys_successor_may_have_sent_is_not_withdrawn_for_certain() {
     let mut node = Node::new();
     let (mut a, to_remote, _, _) = proxied(&mut node);
-    let sent = a.start_send(to_remote, text(b"x"), true).unwrap();
+    let sent = a.start_send(to_remote, &mut text(b"x"), true).unwrap();
     let successor = OwnSide::heap();
     node.hands.pulled.push_back(moved(&successor));
     let _ = node.doorbells.ring_for_pull(doorbell::of_slot(Slot(1)));
@@ -495,8 +495,8 @@ fn what_a_proxys_successor_may_have_sent_is_not_withdrawn_for_certain() {
 fn what_a_proxy_may_have_sent_is_unknown_when_its_node_dies() {
     let mut node = Node::new();
     let (mut a, to_remote, _, mirror) = proxied(&mut node);
-    let left = a.start_send(to_remote, text(b"x"), false).unwrap();
-    let stayed = a.start_send(to_remote, text(b"y"), false).unwrap();
+    let left = a.start_send(to_remote, &mut text(b"x"), false).unwrap();
+    let stayed = a.start_send(to_remote, &mut text(b"y"), false).unwrap();
     mirror.set_taking(1);
     node.set(at(9), State::NodeDead);
     assert_eq!(a.poll_sent_end(left), Some(Err(SendError::DeliveryUnknown)));
@@ -518,7 +518,7 @@ fn an_extent_behind_a_proxy_is_home_when_the_far_end_has_consumed_it() {
 fn more_consumed_than_published_closes_the_pair_with_corrupt() {
     let mut node = Node::new();
     let (mut a, to_remote, _, mirror) = proxied(&mut node);
-    let sent = a.start_send(to_remote, text(b"x"), false).unwrap();
+    let sent = a.start_send(to_remote, &mut text(b"x"), false).unwrap();
     mirror.mirror(&shm::side::Mirrored { consumed: 2, ..Default::default() });
     assert!(matches!(a.poll_sent(sent), Some(Err(SendError::Corrupt(_)))));
     assert!(a.has_ended(to_remote));
@@ -545,7 +545,7 @@ fn the_death_of_a_node_is_heard_though_nobody_wrote_it_into_the_side_and_the_slo
     let mut node = Node::new();
     let (mut a, to_remote, _, mirror) = proxied(&mut node);
     mirror.set_taking(1);
-    let sent = a.start_send(to_remote, text(b"x"), false).unwrap();
+    let sent = a.start_send(to_remote, &mut text(b"x"), false).unwrap();
     node.set(Endpoint { generation: Generation(8), ..at(9) }, State::Bound);
     assert_eq!(a.poll_sent_end(sent), None, "its end may be on its way");
     node.hands.pulled.push_back(Pulled::Gone { peer: at(9) });
