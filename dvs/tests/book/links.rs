@@ -47,10 +47,10 @@ fn every_link_leads_somewhere() {
                 let why = match other {
                     Some(other) if part.is_empty() || ids(other).contains(part) => continue,
                     Some(_) => "there is no such heading",
+                    None if !folder().join(file).exists() => "there is no such file",
                     None if file.ends_with(".md") => {
                         "mdBook makes it .html: include it in a page and link that, or name it in `code`"
                     }
-                    None if !folder().join(file).exists() => "there is no such file",
                     None => continue,
                 };
                 wrong.push(format!("docs/book/src/{}:{line}: {target}: {why}", page.name));
