@@ -39,6 +39,7 @@ pub enum BindError {
     NotAName(NotAName),
 }
 
+// ANCHOR: calls
 /// Why a `send` did not end well.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendError {
@@ -236,6 +237,7 @@ pub enum LoanError {
     /// The daemon had no memory, or could not be asked.
     Unavailable(Unavailable),
 }
+// ANCHOR_END: calls
 
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

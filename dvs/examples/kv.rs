@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use dvk::{Binding, Timeout};
 
+// ANCHOR: service
 rpc::service! {
     /// Text by key.
     pub trait Store, client StoreClient {
@@ -24,7 +25,9 @@ rpc::service! {
         fn keys() -> Vec<String> = 3;
     }
 }
+// ANCHOR_END: service
 
+// ANCHOR: server
 #[derive(Default)]
 struct Map(BTreeMap<String, String>);
 
@@ -41,18 +44,24 @@ impl Store for Map {
         self.0.keys().cloned().collect()
     }
 }
+// ANCHOR_END: server
 
 fn main() -> Result<ExitCode> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let mut me = Binding::from_env()?;
     if words == ["serve"] {
+        // ANCHOR: serve
         Map::default().serve(&mut me)?;
+        // ANCHOR_END: serve
         return Ok(ExitCode::SUCCESS);
     }
+    // ANCHOR: client
     let server = me.lookup_name("kv")?.context("nobody is bound as kv: start `kv serve` under that name")?;
     let mut client = StoreClient::new(server);
     client.timeout = Timeout::After(Duration::from_secs(10));
+    // ANCHOR_END: client
+    // ANCHOR: calls
     match words[..] {
         ["put", key, value] => {
             if let Some(before) = client.put(&mut me, &key.to_owned(), &value.to_owned())? {
@@ -66,5 +75,6 @@ fn main() -> Result<ExitCode> {
         ["keys"] => client.keys(&mut me)?.iter().for_each(|key| println!("{key}")),
         _ => bail!("usage: kv serve | put KEY VALUE | get KEY | keys"),
     }
+    // ANCHOR_END: calls
     Ok(ExitCode::SUCCESS)
 }

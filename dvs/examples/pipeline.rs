@@ -32,6 +32,7 @@ fn find(me: &mut Binding, name: &str) -> Result<Endpoint> {
     }
 }
 
+// ANCHOR: pass
 fn pass(me: &mut Binding, to: Endpoint, line: &[u8]) -> Result<()> {
     let message = if line.len() <= INLINE_BYTES_MAX {
         Message::new(LINE).inline(line)
@@ -42,16 +43,20 @@ fn pass(me: &mut Binding, to: Endpoint, line: &[u8]) -> Result<()> {
     };
     Ok(me.post_all(to, message, Timeout::Forever)?)
 }
+// ANCHOR_END: pass
 
+// ANCHOR: finish
 /// Hands over the end, and returns when the next stage has taken it, and so all before it.
 fn finish(me: &mut Binding, to: Endpoint) -> Result<()> {
     Ok(me.send(to, Message::new(END), Timeout::Forever)?)
 }
+// ANCHOR_END: finish
 
 fn line_of(delivery: &Delivery) -> Vec<u8> {
     delivery.view().map_or_else(|| delivery.inline().to_vec(), dvk::View::to_vec)
 }
 
+// ANCHOR: each
 /// Each line that comes, until the end.
 fn each(me: &mut Binding, mut act: impl FnMut(&mut Binding, Vec<u8>) -> Result<()>) -> Result<()> {
     loop {
@@ -62,6 +67,7 @@ fn each(me: &mut Binding, mut act: impl FnMut(&mut Binding, Vec<u8>) -> Result<(
         }
     }
 }
+// ANCHOR_END: each
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();

@@ -30,6 +30,7 @@ fn numbers(bytes: &[u8]) -> Vec<u64> {
     bytes.as_chunks().0.iter().map(|eight| u64::from_le_bytes(*eight)).collect()
 }
 
+// ANCHOR: work
 /// Works until it is woken.
 fn work(me: &mut Binding) -> Result<()> {
     loop {
@@ -45,6 +46,7 @@ fn work(me: &mut Binding) -> Result<()> {
         }
     }
 }
+// ANCHOR_END: work
 
 fn ask(me: &mut Binding, below: u64, names: &[&str]) -> Result<()> {
     let find = |name: &&str| {
@@ -53,6 +55,7 @@ fn ask(me: &mut Binding, below: u64, names: &[&str]) -> Result<()> {
     let workers: Vec<Endpoint> = names.iter().map(find).collect::<Result<_>>()?;
     ensure!(!workers.is_empty(), "name the workers");
     let part = below.div_ceil(workers.len() as u64);
+    // ANCHOR: ask
     for (at, worker) in (0..).zip(&workers) {
         let (from, to) = (at * part, ((at + 1) * part).min(below));
         let task = [from.to_le_bytes(), to.to_le_bytes()].concat();
@@ -66,6 +69,7 @@ fn ask(me: &mut Binding, below: u64, names: &[&str]) -> Result<()> {
         println!("{name}: {count}");
         sum += count;
     }
+    // ANCHOR_END: ask
     println!("{sum} primes below {below}");
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! The cluster file: one TOML for all nodes. Read, checked against the limits, and cut into what one node's core needs.
 //!
 //! Key type: [`Cluster`]. Every complaint names the file, the line and the way out. Neighbours: `checks`, for what TOML
-//! alone does not refuse; `core::Plan`.
+//! alone does not refuse; `shape`, for what may stand in it; `core::Plan`.
 
 mod checks;
+mod shape;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,10 +13,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use abi::{DcId, Incarnation, Name, NodeId, Slot};
-use serde::Deserialize;
-use toml::Spanned;
 
 use crate::core::{DcPlan, GENERATIONS_AT_ONCE, Plan, ProxyPlan, Range};
+use shape::FileShape;
+pub use shape::reference;
 
 /// What to do about what the reader of TOML says, by a part of it. Without one of these it speaks for itself.
 const REMEDIES: &[(&str, &str)] = &[
@@ -91,47 +92,6 @@ pub struct Cluster {
     pub nodes: Vec<ClusterNode>,
     pub dcs: Vec<ClusterDc>,
     pub proxies: Vec<ClusterProxy>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileShape {
-    name: Spanned<String>,
-    key_file: Option<PathBuf>,
-    node_dead_after_ms: Option<Spanned<u64>>,
-    link_down_after_ms: Option<Spanned<u64>>,
-    node: Spanned<Vec<NodeShape>>,
-    #[serde(default)]
-    dc: Vec<DcShape>,
-    #[serde(default)]
-    proxy: Vec<ProxyShape>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NodeShape {
-    id: Spanned<u16>,
-    name: Spanned<String>,
-    address: Spanned<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DcShape {
-    id: Spanned<u16>,
-    name: Spanned<String>,
-    nodes: Option<Spanned<Vec<Spanned<u16>>>>,
-    slots_per_node: Option<Spanned<u16>>,
-    #[serde(default)]
-    uids: BTreeSet<u32>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ProxyShape {
-    name: Spanned<String>,
-    kind: Spanned<String>,
-    nodes: Option<Spanned<Vec<Spanned<u16>>>>,
 }
 
 impl Cluster {

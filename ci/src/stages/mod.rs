@@ -1,6 +1,7 @@
 //! The stages, in the order they run, and what drives them. Key types: [`Stage`], a row of the table, and [`Job`], what
 //! a stage's function works with. A stage never ends the run: it records checks and the next one begins.
 
+mod book;
 mod cargo_tests;
 mod demo;
 mod install;
@@ -59,6 +60,7 @@ const STAGES: &[Stage] = &[
     stage("clippy", 4, "cargo clippy --workspace --all-targets -- -D warnings", lint::clippy),
     stage("build", 6, "cargo build --release --bin dvs", cargo_tests::build),
     stage("unit", 8, "cargo test --workspace", cargo_tests::unit),
+    stage("book", 3, "its pages, links, programs and commands", book::run),
     stage("conformance", 2, "what every transport must do, on each of them", cargo_tests::conformance),
     stage("loom", 5, "all interleavings of the shared-memory parts, bounded", cargo_tests::loom),
     Stage { full_factor: 5, ..stage("kill", 3, "a peer killed at random instructions", cargo_tests::kill) },

@@ -1,6 +1,6 @@
 //! What a cluster file may say that is TOML and yet makes no cluster: ids and names twice, limits, addresses, routes.
 //!
-//! Key type: [`Wrong`]: a complaint and the place it is about. Neighbour: `config`, whose shapes are checked here.
+//! Key type: [`Wrong`]: a complaint and the place it is about. Neighbour: `shape`, which is checked here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -13,10 +13,8 @@ use abi::limits::{
 use abi::{DcId, Name, NodeId};
 use toml::Spanned;
 
-use super::{Cluster, ClusterDc, ClusterNode, ClusterProxy, DcShape, FileShape, NodeShape, ProxyShape};
-
-/// Slots of one node in a DC, unless the file says otherwise.
-const SLOTS_PER_NODE: u16 = 256;
+use super::shape::{DcShape, FileShape, MS_MAX, MS_MIN, NodeShape, ProxyShape, SLOTS_PER_NODE};
+use super::{Cluster, ClusterDc, ClusterNode, ClusterProxy};
 
 /// A complaint about a place in the text.
 pub(super) struct Wrong {
@@ -61,8 +59,10 @@ fn checked_name(name: &Spanned<String>, of: &str) -> Result<Name, Wrong> {
 fn checked_ms(ms: Option<&Spanned<u64>>, field: &str, default: u64) -> Result<Duration, Wrong> {
     match ms {
         None => Ok(Duration::from_millis(default)),
-        Some(ms) if (100..=3_600_000).contains(ms.get_ref()) => Ok(Duration::from_millis(*ms.get_ref())),
-        Some(ms) => Err(wrong(ms, format!("{field} is {}: use 100 to 3600000 (an hour)", ms.get_ref()))),
+        Some(ms) if (MS_MIN..=MS_MAX).contains(ms.get_ref()) => Ok(Duration::from_millis(*ms.get_ref())),
+        Some(ms) => {
+            Err(wrong(ms, format!("{field} is {}: use {MS_MIN} to {MS_MAX} (an hour)", ms.get_ref())))
+        }
     }
 }
 
