@@ -5,6 +5,7 @@
 
 use crate::ids::{DcId, Endpoint, Incarnation, NodeId, Slot};
 use crate::name::Name;
+use crate::privilege::{Allowed, Kinds, Level};
 
 /// Changes with every change of a layout or a message here.
 pub const VERSION: u32 = 1;
@@ -60,6 +61,10 @@ pub enum Request {
     LookupName { name: Name },
     /// End the binding.
     Unbind,
+    /// As `Introduce`, for our call that was passed on to `to`: a pair over which nothing else may be said will do.
+    Follow { to: Endpoint },
+    /// What the cluster file lets this binding do.
+    Privileges,
 }
 
 /// Where both sides of a pair are.
@@ -78,6 +83,8 @@ pub struct Introduction {
     /// The pair leads to a proxy: what it has consumed has been consumed at the far end, extents included.
     /// The second descriptor is the eventfd that rings it.
     pub proxied: bool,
+    /// What either side may send: what comes beyond it breaks the protocol.
+    pub allowed: Allowed,
 }
 
 /// What the daemon answers.
@@ -120,6 +127,16 @@ pub enum Reply {
     Found {
         endpoint: Endpoint,
     },
+    /// `warn`: the slot that is told of the end of this binding.
+    Privileges {
+        level: Level,
+        calls: Kinds,
+        warn: Option<Slot>,
+    },
+    /// Of a `Pull`: this endpoint has ended, and the cluster file makes the caller's slot hear of it.
+    Warned {
+        endpoint: Endpoint,
+    },
 }
 
 /// Why the daemon refused. Stable codes.
@@ -156,10 +173,12 @@ pub enum Refusal {
     Fenced = 14,
     /// The daemon is stopping.
     Stopping = 15,
+    /// The cluster file lets neither of the two call the other.
+    NotPermitted = 16,
 }
 
 impl Refusal {
-    pub const ALL: [Refusal; 15] = [
+    pub const ALL: [Refusal; 16] = [
         Refusal::Version,
         Refusal::NoSuchDc,
         Refusal::NotAllowed,
@@ -175,6 +194,7 @@ impl Refusal {
         Refusal::NoSuchProcess,
         Refusal::Fenced,
         Refusal::Stopping,
+        Refusal::NotPermitted,
     ];
 
     pub fn from_code(code: u64) -> Option<Refusal> {
@@ -207,6 +227,9 @@ impl Refusal {
             Refusal::NoSuchProcess => "no process with that pid, or it belongs to another user",
             Refusal::Fenced => "this node was declared dead by others and began anew: bind again",
             Refusal::Stopping => "the daemon is stopping",
+            Refusal::NotPermitted => {
+                "the cluster file lets neither of the two call the other: see its `[[dc.privileges]]`"
+            }
         }
     }
 }
@@ -268,6 +291,8 @@ impl Request {
                 w = with_name(w, 1, name);
             }
             Request::Unbind => w[0] = 12,
+            Request::Follow { to } => w[..2].copy_from_slice(&[20, to.to_word()]),
+            Request::Privileges => w[0] = 21,
         }
         w
     }
@@ -287,6 +312,8 @@ impl Request {
             10 => Request::Recycled { peer: Endpoint::from_word(w[1])? },
             11 => Request::LookupName { name: name_at(w, 1)? },
             12 => Request::Unbind,
+            20 => Request::Follow { to: Endpoint::from_word(w[1])? },
+            21 => Request::Privileges,
             _ => return None,
         })
     }
@@ -305,6 +332,7 @@ impl Introduction {
             self.proxied as u64,
             0,
         ]);
+        w[10] = self.allowed.to_word();
     }
 
     fn take(w: &Words) -> Option<Introduction> {
@@ -317,6 +345,7 @@ impl Introduction {
             side: small(w[6])?,
             doorbell: small(w[7])?,
             proxied: w[8] != 0,
+            allowed: Allowed::from_word(w[10]),
         })
     }
 }
@@ -361,6 +390,10 @@ impl Reply {
             Reply::Nothing => w[0] = 8,
             Reply::Found { endpoint } => w[..2].copy_from_slice(&[9, endpoint.to_word()]),
             Reply::Gone { peer } => w[..2].copy_from_slice(&[10, peer.to_word()]),
+            Reply::Privileges { level, calls, warn } => {
+                w[..4].copy_from_slice(&[20, level as u64, calls.bits() as u64, slot_word(warn)]);
+            }
+            Reply::Warned { endpoint } => w[..2].copy_from_slice(&[21, endpoint.to_word()]),
         }
         w
     }
@@ -389,6 +422,12 @@ impl Reply {
             8 => Reply::Nothing,
             9 => Reply::Found { endpoint: Endpoint::from_word(w[1])? },
             10 => Reply::Gone { peer: Endpoint::from_word(w[1])? },
+            20 => Reply::Privileges {
+                level: Level::from_bits(u8::try_from(w[1]).ok()?),
+                calls: Kinds::from_bits(u16::try_from(w[2]).ok()?),
+                warn: slot_from(w[3])?,
+            },
+            21 => Reply::Warned { endpoint: Endpoint::from_word(w[1])? },
             _ => return None,
         })
     }
@@ -425,6 +464,8 @@ mod tests {
             Request::Recycled { peer: e },
             Request::LookupName { name },
             Request::Unbind,
+            Request::Follow { to: e },
+            Request::Privileges,
         ];
         for r in requests {
             assert_eq!(Request::from_words(&r.to_words()), Some(r));
@@ -438,6 +479,7 @@ mod tests {
             side: 5,
             doorbell: 6,
             proxied: true,
+            allowed: Allowed { to_peer: Kinds::SENDREC, from_peer: Kinds::ALL },
         };
         let replies = [
             Reply::Done,
@@ -455,6 +497,9 @@ mod tests {
             Reply::Gone { peer: i.peer },
             Reply::Nothing,
             Reply::Found { endpoint: e },
+            Reply::Privileges { level: Level::User, calls: Kinds::SENDREC, warn: Some(Slot(3)) },
+            Reply::Privileges { level: Level::Kernel, calls: Kinds::ALL, warn: None },
+            Reply::Warned { endpoint: e },
         ];
         for r in replies.into_iter().chain(Refusal::ALL.map(Reply::Refused)) {
             assert_eq!(Reply::from_words(&r.to_words()), Some(r));

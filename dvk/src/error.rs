@@ -55,6 +55,8 @@ pub enum SendError {
     DeliveryUnknown,
     /// The lane to it, or what may be out in extents, is full. Wait with `wait_room`.
     Full,
+    /// The cluster file does not let us make this call to it: see `docs/privileges.md`.
+    NotPermitted,
     /// The peer broke the protocol; the pair is closed.
     Corrupt(Corrupt),
     /// The first call to it needs the daemon.
@@ -68,6 +70,8 @@ pub enum PostError {
     Full(Message),
     /// The destination unbound or died: not delivered. Look it up again.
     DeadDestination,
+    /// The cluster file does not let us make this call to it: see `docs/privileges.md`.
+    NotPermitted,
     /// The peer broke the protocol; the pair is closed.
     Corrupt(Corrupt),
     /// The first call to it needs the daemon.
@@ -114,6 +118,8 @@ pub enum SendrecError {
     Deadlock,
     /// The lane to it, or what may be out in extents, is full.
     Full,
+    /// The cluster file does not let us make this call to it: see `docs/privileges.md`.
+    NotPermitted,
     /// The peer broke the protocol; the pair is closed.
     Corrupt(Corrupt),
     Unavailable(Unavailable),
@@ -147,6 +153,8 @@ pub enum RelayError {
     DeadDestination,
     /// The lane to it, or what may be out in extents, is full. Wait with `wait_room`.
     Full,
+    /// The cluster file does not let us make this call to it: see `docs/privileges.md`.
+    NotPermitted,
     /// There is no buffer for the extent that goes along.
     Loan(LoanError),
     /// The new server broke the protocol; the pair is closed.
@@ -160,6 +168,8 @@ pub enum RelayError {
 pub enum NotifyError {
     /// The destination unbound or died. Look it up again.
     DeadDestination,
+    /// The cluster file does not let us make this call to it: see `docs/privileges.md`.
+    NotPermitted,
     Unavailable(Unavailable),
 }
 
@@ -171,6 +181,8 @@ pub enum WaitError {
     Interrupted,
     /// The endpoint unbound or died.
     DeadDestination,
+    /// The cluster file does not let us make this call to it: see `docs/privileges.md`.
+    NotPermitted,
     /// The peer broke the protocol; the pair is closed.
     Corrupt(Corrupt),
     Unavailable(Unavailable),
@@ -215,6 +227,8 @@ const TIMED_OUT_TAKEN: &str = "timed out: the receiver had taken it";
 const TIMED_OUT_UNKNOWN: &str = "timed out: whether it will be delivered is unknown; at most once, in order";
 const DEAD_DESTINATION: &str = "the destination ended: not delivered; look it up again";
 const UNKNOWN: &str = "the destination's node was declared dead: whether it was delivered is unknown";
+const NOT_PERMITTED: &str =
+    "the cluster file does not let this endpoint make this call: see its `[[dc.privileges]]`";
 const FULL: &str = "the lane is full: wait for room";
 
 impl fmt::Display for BindError {
@@ -239,6 +253,7 @@ impl fmt::Display for SendError {
             SendError::DeadDestination => f.write_str(DEAD_DESTINATION),
             SendError::DeliveryUnknown => f.write_str(UNKNOWN),
             SendError::Full => f.write_str(FULL),
+            SendError::NotPermitted => f.write_str(NOT_PERMITTED),
             SendError::Corrupt(why) => why.fmt(f),
             SendError::Unavailable(why) => why.fmt(f),
         }
@@ -249,6 +264,7 @@ impl fmt::Display for PostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PostError::Full(_) => f.write_str(FULL),
+            PostError::NotPermitted => f.write_str(NOT_PERMITTED),
             PostError::DeadDestination => f.write_str(DEAD_DESTINATION),
             PostError::Corrupt(why) => why.fmt(f),
             PostError::Unavailable(why) => why.fmt(f),
@@ -289,6 +305,7 @@ impl fmt::Display for SendrecError {
                 f.write_str("each of the two waits for the other's reply: answer first")
             }
             SendrecError::Full => f.write_str(FULL),
+            SendrecError::NotPermitted => f.write_str(NOT_PERMITTED),
             SendrecError::Corrupt(why) => why.fmt(f),
             SendrecError::Unavailable(why) => why.fmt(f),
         }
@@ -319,6 +336,7 @@ impl fmt::Display for RelayError {
             }
             RelayError::DeadDestination => f.write_str("the new server ended: look it up again, or answer"),
             RelayError::Full => f.write_str(FULL),
+            RelayError::NotPermitted => f.write_str(NOT_PERMITTED),
             RelayError::Loan(why) => why.fmt(f),
             RelayError::Corrupt(why) => why.fmt(f),
             RelayError::Unavailable(why) => why.fmt(f),
@@ -330,6 +348,7 @@ impl fmt::Display for NotifyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NotifyError::DeadDestination => f.write_str("the destination ended: look it up again"),
+            NotifyError::NotPermitted => f.write_str(NOT_PERMITTED),
             NotifyError::Unavailable(why) => why.fmt(f),
         }
     }
@@ -341,6 +360,7 @@ impl fmt::Display for WaitError {
             WaitError::TimedOut => f.write_str("timed out"),
             WaitError::Interrupted => f.write_str("a signal came"),
             WaitError::DeadDestination => f.write_str("the endpoint ended: look it up again"),
+            WaitError::NotPermitted => f.write_str(NOT_PERMITTED),
             WaitError::Corrupt(why) => why.fmt(f),
             WaitError::Unavailable(why) => why.fmt(f),
         }

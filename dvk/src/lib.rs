@@ -28,7 +28,7 @@ mod peer;
 mod timeout;
 mod waiting;
 
-pub use binding::{BindOptions, Binding, Wait, Whereabouts};
+pub use binding::{BindOptions, Binding, Privileges, Wait, Whereabouts};
 pub use error::{
     BindError, LoanError, NotifyError, PostError, ReceiveError, RelayError, ReplyError, SendError,
     SendrecError, Unavailable, WaitError,

@@ -1,9 +1,10 @@
 //! The cluster file: one TOML for all nodes. Read, checked against the limits, and cut into what one node's core needs.
 //!
 //! Key type: [`Cluster`]. Every complaint names the file, the line and the way out. Neighbours: `checks`, for what TOML
-//! alone does not refuse; `core::Plan`.
+//! alone does not refuse; `privileges`, for who may do what; `core::Plan`.
 
 mod checks;
+mod privileges;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,7 +16,7 @@ use abi::{DcId, Incarnation, Name, NodeId, Slot};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::core::{DcPlan, GENERATIONS_AT_ONCE, Plan, ProxyPlan, Range};
+use crate::core::{DcPlan, GENERATIONS_AT_ONCE, Plan, ProxyPlan, Range, Rules};
 
 /// What to do about what the reader of TOML says, by a part of it. Without one of these it speaks for itself.
 const REMEDIES: &[(&str, &str)] = &[
@@ -68,6 +69,8 @@ pub struct ClusterDc {
     pub nodes: Vec<NodeId>,
     pub slots_per_node: u16,
     pub uids: BTreeSet<u32>,
+    /// Who may call whom.
+    pub rules: Rules,
 }
 
 /// A proxy that each of its nodes runs.
@@ -123,6 +126,7 @@ struct DcShape {
     slots_per_node: Option<Spanned<u16>>,
     #[serde(default)]
     uids: BTreeSet<u32>,
+    privileges: Option<Vec<privileges::RuleShape>>,
 }
 
 #[derive(Deserialize)]
@@ -223,7 +227,12 @@ impl ClusterDc {
     }
 
     fn plan(&self) -> DcPlan {
-        DcPlan { name: self.name, uids: self.uids.clone(), ranges: self.ranges().collect() }
+        DcPlan {
+            name: self.name,
+            uids: self.uids.clone(),
+            ranges: self.ranges().collect(),
+            rules: self.rules.clone(),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod conformance {
     mod calls;
     mod deaths;
     mod payload;
+    mod privileges;
     mod relay;
     mod service;
     mod timeouts;

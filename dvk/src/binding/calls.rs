@@ -30,6 +30,7 @@ impl Binding {
         let index = match self.peer(to, deadline, timeout) {
             Ok(index) => index,
             Err(NoPeer::Dead) => return Err(SendError::DeadDestination),
+            Err(NoPeer::NotPermitted) => return Err(SendError::NotPermitted),
             Err(NoPeer::WouldBlock) => return Err(SendError::WouldBlock),
             Err(NoPeer::Unavailable(why)) => return Err(SendError::Unavailable(why)),
         };
@@ -73,6 +74,7 @@ impl Binding {
         match self.peer(to, deadline_of(Timeout::Forever), Timeout::Forever) {
             Ok(index) => self.core.post(index, message),
             Err(NoPeer::Dead) => Err(PostError::DeadDestination),
+            Err(NoPeer::NotPermitted) => Err(PostError::NotPermitted),
             Err(NoPeer::WouldBlock) => Err(PostError::Full(message)),
             Err(NoPeer::Unavailable(why)) => Err(PostError::Unavailable(why)),
         }
@@ -84,6 +86,7 @@ impl Binding {
         let index = match self.peer(to, deadline, timeout) {
             Ok(index) => index,
             Err(NoPeer::Dead) => return Err(WaitError::DeadDestination),
+            Err(NoPeer::NotPermitted) => return Err(WaitError::NotPermitted),
             Err(NoPeer::WouldBlock) => return Err(WaitError::TimedOut),
             Err(NoPeer::Unavailable(why)) => return Err(WaitError::Unavailable(why)),
         };
@@ -118,6 +121,7 @@ impl Binding {
                 Ok(()) => return Ok(()),
                 Err(PostError::Full(back)) => message = back,
                 Err(PostError::DeadDestination) => return Err(SendError::DeadDestination),
+                Err(PostError::NotPermitted) => return Err(SendError::NotPermitted),
                 Err(PostError::Corrupt(why)) => return Err(SendError::Corrupt(why)),
                 Err(PostError::Unavailable(why)) => return Err(SendError::Unavailable(why)),
             }
@@ -126,6 +130,7 @@ impl Binding {
                 Err(WaitError::TimedOut) => return Err(SendError::TimedOut),
                 Err(WaitError::Interrupted) => return Err(SendError::Interrupted),
                 Err(WaitError::DeadDestination) => return Err(SendError::DeadDestination),
+                Err(WaitError::NotPermitted) => return Err(SendError::NotPermitted),
                 Err(WaitError::Corrupt(why)) => return Err(SendError::Corrupt(why)),
                 Err(WaitError::Unavailable(why)) => return Err(SendError::Unavailable(why)),
             }
@@ -200,6 +205,7 @@ impl Binding {
         let index = match self.peer(to, deadline, timeout) {
             Ok(index) => index,
             Err(NoPeer::Dead) => return Err(SendrecError::DeadDestination),
+            Err(NoPeer::NotPermitted) => return Err(SendrecError::NotPermitted),
             Err(NoPeer::WouldBlock) => return Err(SendrecError::WouldBlock),
             Err(NoPeer::Unavailable(why)) => return Err(SendrecError::Unavailable(why)),
         };
@@ -260,7 +266,7 @@ impl Binding {
                 return Err(self.give_up(call, timeout));
             }
         }
-        let index = match to.map(|to| self.peer(to, deadline, timeout)) {
+        let index = match to.map(|to| self.peer_for(to, true, deadline, timeout)) {
             Ok(Ok(index)) => index,
             Ok(Err(NoPeer::WouldBlock)) => return Err(self.give_up(call, timeout)),
             refused => {
@@ -268,6 +274,7 @@ impl Binding {
                 return Err(match refused {
                     Err(why) => why,
                     Ok(Err(NoPeer::Unavailable(why))) => SendrecError::Unavailable(why),
+                    Ok(Err(NoPeer::NotPermitted)) => SendrecError::NotPermitted,
                     // The server that passed it on had taken it.
                     Ok(_) => SendrecError::DeadSource,
                 });
@@ -312,6 +319,7 @@ impl Binding {
         let index = match self.peer(to, deadline_of(Timeout::Forever), Timeout::Forever) {
             Ok(index) => index,
             Err(NoPeer::Dead) => return Err(RelayError::DeadDestination),
+            Err(NoPeer::NotPermitted) => return Err(RelayError::NotPermitted),
             Err(NoPeer::WouldBlock) => return Err(RelayError::Unavailable(Unavailable::Slow)),
             Err(NoPeer::Unavailable(why)) => return Err(RelayError::Unavailable(why)),
         };
@@ -339,11 +347,12 @@ impl Binding {
     fn raise(
         &mut self,
         to: Endpoint,
-        raise: impl FnOnce(&mut Core, PeerIndex) -> bool,
+        raise: impl FnOnce(&mut Core, PeerIndex) -> Result<(), NotifyError>,
     ) -> Result<(), NotifyError> {
         match self.peer(to, deadline_of(Timeout::Forever), Timeout::Forever) {
-            Ok(index) if raise(&mut self.core, index) => Ok(()),
-            Ok(_) | Err(NoPeer::Dead) => Err(NotifyError::DeadDestination),
+            Ok(index) => raise(&mut self.core, index),
+            Err(NoPeer::Dead) => Err(NotifyError::DeadDestination),
+            Err(NoPeer::NotPermitted) => Err(NotifyError::NotPermitted),
             Err(NoPeer::WouldBlock) => Err(NotifyError::Unavailable(Unavailable::Slow)),
             Err(NoPeer::Unavailable(why)) => Err(NotifyError::Unavailable(why)),
         }

@@ -2,11 +2,12 @@
 //! needs of the world it asks its [`Host`], so that a driver and the simulator run the same code.
 //!
 //! Calls are split into a start and a poll: `start_send` publishes, `poll_sent` says whether it is taken. The driver
-//! waits in between. Neighbours: `send`, `call`, `relay`, `receive`, `extents` (the calls), `peer` (a pair), `shm` (the words).
+//! waits in between. Neighbours: `send`, `call`, `relay`, `receive`, `raised`, `extents` (the calls), `peer` (a pair), `shm` (the words).
 
 mod call;
 mod extents;
 mod pending;
+mod raised;
 mod receive;
 mod relay;
 mod send;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use abi::table::{Entry, State};
-use abi::{Corrupt, Endpoint, Slot, doorbell, side, table};
+use abi::{Allowed, Corrupt, Endpoint, Slot, doorbell, side, table};
 use shm::doorbell::Doorbells;
 use shm::lane::{LaneReader, LaneWriter, look_again};
 use shm::map::Mapping;
@@ -56,6 +57,8 @@ pub struct Introduced {
     pub memory: u32,
     pub doorbell: usize,
     pub proxied: bool,
+    /// What either may send: what we may not is refused, what comes and may not breaks the protocol.
+    pub allowed: Allowed,
     /// Rings a peer that sleeps in epoll.
     pub ring: Option<Arc<EventFd>>,
 }
@@ -66,6 +69,10 @@ pub enum Pulled {
     /// The peer's node was declared dead.
     Gone {
         peer: Endpoint,
+    },
+    /// An endpoint has ended of which we are the warn target.
+    Warned {
+        endpoint: Endpoint,
     },
     /// The pair leads elsewhere now; our own side is the same.
     Moved {
@@ -117,6 +124,10 @@ pub struct Core {
     pool: Pool,
     out: extents::Out,
     relays: relay::Relays,
+    /// By slot, who has ended of whose end we are to be told. The last one of each slot.
+    warned: BTreeMap<u16, Endpoint>,
+    /// Raised what it may not: closed by the next look.
+    overstepped: Option<(PeerIndex, Corrupt)>,
     segments: BTreeMap<(u32, u32), Arc<Mapping>>,
     counters: Counters,
 }
@@ -152,6 +163,8 @@ impl Core {
             pool,
             out: extents::Out::default(),
             relays: relay::Relays::default(),
+            warned: BTreeMap::new(),
+            overstepped: None,
             segments: BTreeMap::new(),
             counters: Counters::default(),
         }
@@ -243,6 +256,7 @@ impl Core {
             returns: Returns::default(),
             side: new.side,
             proxied: new.proxied,
+            allowed: new.allowed,
             memory: new.memory,
             writer: LaneWriter::default(),
             reader: LaneReader::default(),
@@ -290,6 +304,9 @@ impl Core {
                         peer.end = Some(End::NodeDead);
                         self.pending.set(index);
                     }
+                }
+                Pulled::Warned { endpoint } => {
+                    self.warned.insert(endpoint.slot.0, endpoint);
                 }
                 Pulled::Moved { peer, side, memory, doorbell, ring } => {
                     if let Some(index) = self.find(peer) {
@@ -428,6 +445,7 @@ impl Core {
         self.last = None;
         self.attended.retain(|&i| i != index);
         self.pending.clear(index);
+        self.overstepped.take_if(|(who, _)| *who == index);
         self.segments.retain(|&(memory, _), _| memory != peer.memory || peer.proxied);
         self.free.push(index.0);
         peer.path.own.clear();

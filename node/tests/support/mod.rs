@@ -52,6 +52,11 @@ pub const SLOTS_PER_NODE: u16 = 64;
 
 impl World {
     pub fn new(apart: Apart) -> World {
+        World::with_rules(apart, |_| String::new())
+    }
+
+    /// `rules`: more lines for the DC, given where slots are.
+    pub fn with_rules(apart: Apart, rules: impl FnOnce(&dyn Fn(Place, u16) -> Slot) -> String) -> World {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let count = if apart == Apart::OneNode { 1 } else { 2 };
         let file = dir.path().join("cluster.toml");
@@ -70,6 +75,7 @@ impl World {
         }
         text +=
             &format!("[[dc]]\nid = 1\nname = \"dc\"\nnodes = {ids:?}\nslots_per_node = {SLOTS_PER_NODE}\n");
+        text += &rules(&|place, number| slot_of(apart, place, number));
         drop(held);
         std::fs::write(&file, text).expect("the cluster file");
         let nodes: Vec<NodeId> = ids.iter().map(|id| NodeId(*id)).collect();
@@ -97,10 +103,7 @@ impl World {
     }
 
     fn index(&self, place: Place) -> usize {
-        match (place, self.apart) {
-            (Place::Here, _) | (_, Apart::OneNode) => 0,
-            (Place::There, _) => 1,
-        }
+        index_of(self.apart, place)
     }
 
     pub fn is_remote(&self) -> bool {
@@ -109,8 +112,7 @@ impl World {
 
     /// A slot of the place's own range, the same one for the same number.
     pub fn slot(&self, place: Place, number: u16) -> Slot {
-        let base = if place == Place::There { 32 } else { 0 };
-        Slot(self.index(place) as u16 * SLOTS_PER_NODE + base % SLOTS_PER_NODE + number)
+        slot_of(self.apart, place, number)
     }
 
     pub fn options(&self, place: Place) -> BindOptions {
@@ -161,6 +163,18 @@ impl World {
             None => drop(self.daemons[1].take()),
         }
     }
+}
+
+fn index_of(apart: Apart, place: Place) -> usize {
+    match (place, apart) {
+        (Place::Here, _) | (_, Apart::OneNode) => 0,
+        (Place::There, _) => 1,
+    }
+}
+
+fn slot_of(apart: Apart, place: Place, number: u16) -> Slot {
+    let base = if place == Place::There { 32 } else { 0 };
+    Slot(index_of(apart, place) as u16 * SLOTS_PER_NODE + base + number)
 }
 
 /// Somebody bound in a thread of its own.
