@@ -107,3 +107,27 @@ fn list<const N: usize>(words: [&str; N]) -> String {
     let (last, first) = words.split_last().unwrap_or((&"", &[]));
     format!("{} or {last}", first.join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Cluster;
+
+    #[test]
+    fn the_example_of_the_documentation_means_what_it_says() {
+        let text = include_str!("../../../docs/privileges.md");
+        let (_, rest) = text.split_once("```toml\n").unwrap();
+        let (example, _) = rest.split_once("```").unwrap();
+        let node = "[[node]]\nid = 1\nname = \"a\"\naddress = \"127.0.0.1:1\"\n";
+        let file = format!("name = \"x\"\n{node}{example}");
+        let cluster = Cluster::parse(&file, std::path::Path::new("c.toml")).unwrap();
+        let rules = cluster.dcs[0].rules.rules.as_ref().unwrap();
+        let [server, meter, rest] = &rules[..] else { panic!("{rules:?}") };
+        assert_eq!(server.slots, Some(Range { first: Slot(0), count: 16 }));
+        assert_eq!((server.uid, server.privileges.warn), (Some(1000), Some(Slot(0))));
+        assert_eq!(meter.privileges.calls, Kinds::POST.and(Kinds::NOTIFY));
+        let Destinations::Listed { levels, slots, names } = &meter.privileges.to else { panic!("all") };
+        assert_eq!((&levels[..], slots.len(), names.len()), (&[Level::Kernel][..], 2, 1));
+        assert_eq!(rest.privileges, Privileges::of_level(Level::User));
+    }
+}

@@ -9,6 +9,7 @@ use super::rows;
 use crate::support::{Apart, LONG, Life, Place, SHORT, World, eventually};
 
 rows!(
+    apart:
     a_user_may_call_a_server_and_do_nothing_else,
     a_user_and_a_user_are_not_introduced,
     a_server_may_do_everything_to_a_user,
@@ -26,20 +27,13 @@ const PLACES: [Place; 2] = [Place::Here, Place::There];
 const SERVER: u16 = 0;
 const USER: u16 = 8;
 
-/// The same world with other rules: rows are given one without any.
-fn ruled(world: World, rules: impl FnOnce(&dyn Fn(Place, u16) -> Slot) -> String) -> World {
-    let apart: Apart = world.apart;
-    drop(world);
-    World::with_rules(apart, rules)
-}
-
 fn rule(slots: (Slot, Slot), lines: &str) -> String {
     format!("[[dc.privileges]]\nslots = \"{}-{}\"\n{lines}\n", slots.0.0, slots.1.0)
 }
 
 /// The first eight slots of either place are servers', the others users'.
-fn servers_first(world: World) -> World {
-    ruled(world, |slot| {
+fn servers_first(apart: Apart) -> World {
+    World::with_rules(apart, |slot| {
         PLACES.map(|place| rule((slot(place, 0), slot(place, 7)), "level = \"server\"")).concat()
     })
 }
@@ -64,8 +58,8 @@ fn end<T>(me: &mut Binding, life: Life<T>) -> T {
     life.join()
 }
 
-fn a_user_may_call_a_server_and_do_nothing_else(world: World) {
-    let world = servers_first(world);
+fn a_user_may_call_a_server_and_do_nothing_else(apart: Apart) {
+    let world = servers_first(apart);
     let mut me = world.bind(Place::Here, USER);
     let mine = me.privileges().expect("the daemon answers");
     assert_eq!((mine.level, mine.calls, mine.warn), (Level::User, Kinds::SENDREC, None));
@@ -88,8 +82,8 @@ fn a_user_may_call_a_server_and_do_nothing_else(world: World) {
     assert_eq!(me.audit().expect("a sound pool").loans, 0, "a refused loan is home");
 }
 
-fn a_user_and_a_user_are_not_introduced(world: World) {
-    let world = servers_first(world);
+fn a_user_and_a_user_are_not_introduced(apart: Apart) {
+    let world = servers_first(apart);
     let mut me = world.bind(Place::Here, USER);
     for (number, place) in (USER + 1..).zip(PLACES) {
         let mut other = world.bind(place, number);
@@ -105,8 +99,8 @@ fn a_user_and_a_user_are_not_introduced(world: World) {
     }
 }
 
-fn a_server_may_do_everything_to_a_user(world: World) {
-    let world = servers_first(world);
+fn a_server_may_do_everything_to_a_user(apart: Apart) {
+    let world = servers_first(apart);
     let mut me = world.bind(Place::Here, SERVER);
     for (number, place) in (USER..).zip(PLACES) {
         let user = world.spawn(place, number, |mut me| {
@@ -142,7 +136,8 @@ fn a_server_may_do_everything_to_a_user(world: World) {
     }
 }
 
-fn without_rules_everybody_is_a_server(world: World) {
+fn without_rules_everybody_is_a_server(apart: Apart) {
+    let world = World::new(apart);
     let mut me = world.bind(Place::Here, USER);
     let mine = me.privileges().expect("the daemon answers");
     assert_eq!((mine.level, mine.calls, mine.warn), (Level::Server, Kinds::ALL, None));
@@ -152,8 +147,8 @@ fn without_rules_everybody_is_a_server(world: World) {
     assert_eq!(me.whereabouts(other.whoami().slot).map(|known| known.level), Some(Level::Server));
 }
 
-fn a_rule_names_calls_and_destinations(world: World) {
-    let world = ruled(world, |slot| {
+fn a_rule_names_calls_and_destinations(apart: Apart) {
+    let world = World::with_rules(apart, |slot| {
         let (one, other) = (slot(Place::There, 0).0, slot(Place::There, 9).0);
         let lines = format!(
             "level = \"user\"\ncalls = [\"post\", \"notify\"]\nto_levels = [\"kernel\"]\nto_slots = [\"{one}\"]\n"
@@ -176,9 +171,9 @@ fn a_rule_names_calls_and_destinations(world: World) {
     assert!(matches!(me.post(third.whoami(), Message::new(1)), Err(PostError::NotPermitted)));
 }
 
-fn a_name_and_a_user_make_a_rule_fit(world: World) {
+fn a_name_and_a_user_make_a_rule_fit(apart: Apart) {
     let uid = rustix::process::getuid().as_raw();
-    let world = ruled(world, |_| {
+    let world = World::with_rules(apart, |_| {
         format!(
             "[[dc.privileges]]\nname = \"kv\"\nuid = {uid}\nlevel = \"server\"\n\
              [[dc.privileges]]\nname = \"other\"\nuid = {}\nlevel = \"server\"\n",
@@ -204,8 +199,8 @@ fn a_name_and_a_user_make_a_rule_fit(world: World) {
     }
 }
 
-fn a_users_call_is_passed_on_by_a_server_wherever_that_may(world: World) {
-    let world = servers_first(world);
+fn a_users_call_is_passed_on_by_a_server_wherever_that_may(apart: Apart) {
+    let world = servers_first(apart);
     let mut me = world.bind(Place::Here, USER);
     let mut number = 0;
     for place in PLACES {
@@ -235,8 +230,8 @@ fn a_users_call_is_passed_on_by_a_server_wherever_that_may(world: World) {
     }
 }
 
-fn a_server_that_may_not_pass_on_still_owes_the_answer(world: World) {
-    let world = ruled(world, |slot| {
+fn a_server_that_may_not_pass_on_still_owes_the_answer(apart: Apart) {
+    let world = World::with_rules(apart, |slot| {
         let calls = "level = \"server\"\ncalls = [\"sendrec\", \"post\"]";
         PLACES.map(|place| rule((slot(place, 0), slot(place, 7)), calls)).concat()
     });
@@ -256,16 +251,16 @@ fn a_server_that_may_not_pass_on_still_owes_the_answer(world: World) {
 }
 
 /// Whoever is bound in the slots from `USER` on there is watched by the first slot here.
-fn watched(world: World) -> World {
-    ruled(world, |slot| {
+fn watched(apart: Apart) -> World {
+    World::with_rules(apart, |slot| {
         let lines = format!("level = \"server\"\nwarn = {}", slot(Place::Here, 0).0);
         rule((slot(Place::There, USER), slot(Place::There, USER + 7)), &lines)
             + "[[dc.privileges]]\nlevel = \"server\"\n"
     })
 }
 
-fn an_end_is_told_to_the_warn_target_once(world: World) {
-    let world = watched(world);
+fn an_end_is_told_to_the_warn_target_once(apart: Apart) {
+    let world = watched(apart);
     let mut me = world.bind(Place::Here, 0);
     let unwatched = world.bind(Place::There, 0);
     let mut ended = Vec::new();
@@ -288,8 +283,8 @@ fn an_end_is_told_to_the_warn_target_once(world: World) {
     assert_eq!(nothing, Err(dvk::ReceiveError::TimedOut));
 }
 
-fn an_end_waits_for_the_next_holder_of_the_warn_targets_slot(world: World) {
-    let world = watched(world);
+fn an_end_waits_for_the_next_holder_of_the_warn_targets_slot(apart: Apart) {
+    let world = watched(apart);
     let mut witness = world.bind(Place::Here, 1);
     let mut last = None;
     // Twice in one slot: the last end is told, once.
