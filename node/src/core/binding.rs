@@ -267,7 +267,8 @@ impl Core {
             return refuse(conn, Refusal::NotAllowed, out);
         }
         local.stage = Stage::Mapping { visible: true };
-        local.process = process;
+        // As which user it was bound is known on every node, and stays.
+        local.process = Process { uid: local.process.uid, ..process };
         let memory = local.memory;
         self.hold(conn, endpoint);
         out.push(Effect::Reply { conn, reply: bound(endpoint, memory, [0; 2]), fds: first_two(memory) });

@@ -188,13 +188,14 @@ fn a_name_and_a_user_make_a_rule_fit(apart: Apart) {
         assert_eq!(to.privileges().expect("the daemon answers").level, level);
         assert_eq!(me.whereabouts(to.whoami().slot).map(|known| known.level), Some(level), "{name}");
         // It may call us if it is a server, and only then: which its node and ours must both know.
-        let posted = to.wait_bind(me.whoami().slot, AFTER).map(|us| to.post(us, Message::new(6)));
+        world.meet(&mut to, me.whoami());
+        let posted = to.post(me.whoami(), Message::new(6));
         match level {
             Level::Server => {
-                posted.expect("seen").expect("allowed");
+                posted.expect("allowed");
                 assert_eq!(me.receive(From::Any, AFTER).expect("it").kind(), 6);
             }
-            _ => assert!(matches!(posted, Ok(Err(PostError::NotPermitted)))),
+            _ => assert!(matches!(posted, Err(PostError::NotPermitted))),
         }
     }
 }
@@ -202,8 +203,7 @@ fn a_name_and_a_user_make_a_rule_fit(apart: Apart) {
 fn a_users_call_is_passed_on_by_a_server_wherever_that_may(apart: Apart) {
     let world = servers_first(apart);
     let mut me = world.bind(Place::Here, USER);
-    let mut number = 0;
-    for place in PLACES {
+    for (number, place) in (0..).zip(PLACES) {
         // The one that answers is a user itself, whom the client could not call.
         let answerer = world.spawn(place, USER + 1 + number, |mut me| {
             let request = me.receive_request(AFTER).expect("a request");
@@ -226,7 +226,6 @@ fn a_users_call_is_passed_on_by_a_server_wherever_that_may(apart: Apart) {
         // The pair is there now, and is good for nothing else.
         let refused = me.sendrec(to, Message::new(1), AFTER).map(|_| ());
         assert!(matches!(refused, Err(SendrecError::NotPermitted | SendrecError::DeadDestination)));
-        number += 1;
     }
 }
 

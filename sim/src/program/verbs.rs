@@ -307,12 +307,8 @@ impl Body {
                     });
                     break;
                 }
-                Err(PostError::Corrupt(why)) => {
+                Err(why @ (PostError::Corrupt(_) | PostError::NotPermitted)) => {
                     scene.ledger.find("corrupt", Some(format!("{} posting to {to}: {why}", self.me)));
-                    break;
-                }
-                Err(PostError::NotPermitted) => {
-                    scene.ledger.find("privileges", Some(format!("{} may not post to {to}", self.me)));
                     break;
                 }
                 Err(PostError::Unavailable(_)) => break,
