@@ -5,6 +5,7 @@
 
 use crate::ids::{DcId, Endpoint, Incarnation, NodeId, Slot};
 use crate::name::Name;
+use crate::privilege::{Allowed, Kinds, Level};
 
 /// Changes with every change of a layout or a message here.
 pub const VERSION: u32 = 2;
@@ -84,6 +85,10 @@ pub enum Request {
     Revoke { segment: u32, to: Endpoint },
     /// Nobody is granted anything of this segment any more: it is given up.
     DropSegment { segment: u32 },
+    /// As `Introduce`, for our call that was passed on to `to`: a pair over which nothing else may be said will do.
+    Follow { to: Endpoint },
+    /// What the cluster file lets this binding do.
+    Privileges,
 }
 
 /// Where both sides of a pair are.
@@ -103,6 +108,8 @@ pub struct Introduction {
     pub proxied: bool,
     /// Which descriptors come behind that of the segment.
     pub rings: Rings,
+    /// What either side may send: what comes beyond it breaks the protocol.
+    pub allowed: Allowed,
 }
 
 /// The descriptors by which the two ends of a pair wake each other out of an epoll, in this order.
@@ -178,6 +185,16 @@ pub enum Reply {
     Revoked {
         held: bool,
     },
+    /// `warn`: the slot that is told of the end of this binding.
+    Privileges {
+        level: Level,
+        calls: Kinds,
+        warn: Option<Slot>,
+    },
+    /// Of a `Pull`: this endpoint has ended, and the cluster file makes the caller's slot hear of it.
+    Warned {
+        endpoint: Endpoint,
+    },
 }
 
 /// Why the daemon refused. Stable codes.
@@ -214,10 +231,12 @@ pub enum Refusal {
     Fenced = 14,
     /// The daemon is stopping.
     Stopping = 15,
+    /// The cluster file lets neither of the two call the other.
+    NotPermitted = 16,
 }
 
 impl Refusal {
-    pub const ALL: [Refusal; 15] = [
+    pub const ALL: [Refusal; 16] = [
         Refusal::Version,
         Refusal::NoSuchDc,
         Refusal::NotAllowed,
@@ -233,6 +252,7 @@ impl Refusal {
         Refusal::NoSuchProcess,
         Refusal::Fenced,
         Refusal::Stopping,
+        Refusal::NotPermitted,
     ];
 
     pub fn from_code(code: u64) -> Option<Refusal> {
@@ -267,6 +287,9 @@ impl Refusal {
             Refusal::NoSuchProcess => "no process with that pid, or it belongs to another user",
             Refusal::Fenced => "this node was declared dead by others and began anew: bind again",
             Refusal::Stopping => "the daemon is stopping",
+            Refusal::NotPermitted => {
+                "the cluster file lets neither of the two call the other: see its `[[dc.privileges]]`"
+            }
         }
     }
 }
@@ -332,6 +355,8 @@ impl Request {
             Request::Revoke { segment, to } => w[..3].copy_from_slice(&[14, segment as u64, to.to_word()]),
             Request::DropSegment { segment } => w[..2].copy_from_slice(&[15, segment as u64]),
             Request::Poll => w[0] = 16,
+            Request::Follow { to } => w[..2].copy_from_slice(&[20, to.to_word()]),
+            Request::Privileges => w[0] = 21,
         }
         w
     }
@@ -355,6 +380,8 @@ impl Request {
             14 => Request::Revoke { segment: small(w[1])?, to: Endpoint::from_word(w[2])? },
             15 => Request::DropSegment { segment: small(w[1])? },
             16 => Request::Poll,
+            20 => Request::Follow { to: Endpoint::from_word(w[1])? },
+            21 => Request::Privileges,
             _ => return None,
         })
     }
@@ -373,6 +400,7 @@ impl Introduction {
             self.proxied as u64,
             self.rings.to_word(),
         ]);
+        w[10] = self.allowed.to_word();
     }
 
     fn take(w: &Words) -> Option<Introduction> {
@@ -386,6 +414,7 @@ impl Introduction {
             doorbell: small(w[7])?,
             proxied: w[8] != 0,
             rings: Rings::from_word(w[9])?,
+            allowed: Allowed::from_word(w[10]),
         })
     }
 }
@@ -433,6 +462,10 @@ impl Reply {
             Reply::Revoked { held } => w[..2].copy_from_slice(&[11, held as u64]),
             Reply::Rings { peer, rings } => w[..3].copy_from_slice(&[12, peer.to_word(), rings.to_word()]),
             Reply::Polled => w[0] = 13,
+            Reply::Privileges { level, calls, warn } => {
+                w[..4].copy_from_slice(&[20, level as u64, calls.bits() as u64, slot_word(warn)]);
+            }
+            Reply::Warned { endpoint } => w[..2].copy_from_slice(&[21, endpoint.to_word()]),
         }
         w
     }
@@ -464,6 +497,12 @@ impl Reply {
             11 => Reply::Revoked { held: w[1] != 0 },
             12 => Reply::Rings { peer: Endpoint::from_word(w[1])?, rings: Rings::from_word(w[2])? },
             13 => Reply::Polled,
+            20 => Reply::Privileges {
+                level: Level::from_bits(u8::try_from(w[1]).ok()?),
+                calls: Kinds::from_bits(u16::try_from(w[2]).ok()?),
+                warn: slot_from(w[3])?,
+            },
+            21 => Reply::Warned { endpoint: Endpoint::from_word(w[1])? },
             _ => return None,
         })
     }
@@ -504,6 +543,8 @@ mod tests {
             Request::Revoke { segment: 3, to: e },
             Request::DropSegment { segment: 3 },
             Request::Poll,
+            Request::Follow { to: e },
+            Request::Privileges,
         ];
         for r in requests {
             assert_eq!(Request::from_words(&r.to_words()), Some(r));
@@ -518,6 +559,7 @@ mod tests {
             doorbell: 6,
             proxied: true,
             rings: Rings { theirs: true, ours: true },
+            allowed: Allowed { to_peer: Kinds::SENDREC, from_peer: Kinds::ALL },
         };
         let replies = [
             Reply::Done,
@@ -539,6 +581,9 @@ mod tests {
             Reply::Nothing,
             Reply::Found { endpoint: e },
             Reply::Revoked { held: true },
+            Reply::Privileges { level: Level::User, calls: Kinds::SENDREC, warn: Some(Slot(3)) },
+            Reply::Privileges { level: Level::Kernel, calls: Kinds::ALL, warn: None },
+            Reply::Warned { endpoint: e },
         ];
         for r in replies.into_iter().chain(Refusal::ALL.map(Reply::Refused)) {
             assert_eq!(Reply::from_words(&r.to_words()), Some(r));

@@ -10,6 +10,7 @@
 
 use crate::extent::{Claim, Corrupt};
 use crate::limits::{INLINE_BYTES_MAX, INLINE_BYTES_WITH_EXTENT_MAX, LANE_SLOTS, SLOT_BYTES};
+use crate::privilege::Kinds;
 
 /// Words of a slot.
 pub const WORDS: usize = SLOT_BYTES / 8;
@@ -93,6 +94,13 @@ pub const fn has_flag(head: u64, flag: u8) -> bool {
 #[inline]
 pub const fn is_plain(head: u64) -> bool {
     (head >> 32) as u8 <= Kind::Request as u8
+}
+
+/// Whether the head in this word is of a kind that the lane may carry.
+#[inline(always)]
+pub const fn is_allowed(head: u64, allowed: Kinds) -> bool {
+    let kind = (head >> 32) as u8;
+    kind < 16 && allowed.bits() >> kind & 1 != 0
 }
 
 impl Head {

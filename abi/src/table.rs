@@ -4,6 +4,7 @@
 
 use crate::ids::{Generation, NodeId, Slot};
 use crate::limits::SLOTS_PER_DC;
+use crate::privilege::Level;
 
 /// Words of a table: entries, then the version on a line of its own.
 pub const VERSION: usize = SLOTS_PER_DC as usize;
@@ -24,7 +25,7 @@ pub enum State {
     NodeDead = 3,
 }
 
-/// One entry. Bits 0..32 generation, 32..48 node, 48..56 proxy, 56..64 state.
+/// One entry. Bits 0..32 generation, 32..48 node, 48..56 proxy, 56..60 state, 60..64 level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
     pub state: State,
@@ -32,22 +33,30 @@ pub struct Entry {
     /// The proxy of this node that leads there; 0 for a local endpoint.
     pub proxy: u8,
     pub generation: Generation,
+    /// Of its holder, or its last one.
+    pub level: Level,
 }
 
 impl Entry {
-    pub const FREE: Entry =
-        Entry { state: State::Free, node: NodeId(0), proxy: 0, generation: Generation(0) };
+    pub const FREE: Entry = Entry {
+        state: State::Free,
+        node: NodeId(0),
+        proxy: 0,
+        generation: Generation(0),
+        level: Level::Server,
+    };
 
     pub const fn to_word(self) -> u64 {
         self.generation.0 as u64
             | (self.node.0 as u64) << 32
             | (self.proxy as u64) << 48
             | (self.state as u64) << 56
+            | (self.level as u64) << 60
     }
 
     /// The daemon is trusted: an unknown state is read as `Free`.
     pub const fn from_word(word: u64) -> Self {
-        let state = match (word >> 56) as u8 {
+        let state = match (word >> 56) as u8 & 15 {
             1 => State::Bound,
             2 => State::Dead,
             3 => State::NodeDead,
@@ -58,6 +67,7 @@ impl Entry {
             node: NodeId((word >> 32) as u16),
             proxy: (word >> 48) as u8,
             generation: Generation(word as u32),
+            level: Level::from_bits((word >> 60) as u8),
         }
     }
 }
@@ -73,9 +83,11 @@ mod tests {
 
     #[test]
     fn an_entry_survives_its_word() {
-        let e =
-            Entry { state: State::NodeDead, node: NodeId(1024), proxy: 63, generation: Generation(u32::MAX) };
-        assert_eq!(Entry::from_word(e.to_word()), e);
+        for level in Level::ALL {
+            let generation = Generation(u32::MAX);
+            let e = Entry { state: State::NodeDead, node: NodeId(1024), proxy: 63, generation, level };
+            assert_eq!(Entry::from_word(e.to_word()), e);
+        }
         assert_eq!(Entry::from_word(0), Entry::FREE);
     }
 }

@@ -54,6 +54,7 @@ pub struct Endpoint {
 fn of_meeting(why: NotifyError) -> SendError {
     match why {
         NotifyError::DeadDestination => SendError::DeadDestination,
+        NotifyError::NotPermitted => SendError::NotPermitted,
         NotifyError::Unavailable(why) => SendError::Unavailable(why),
     }
 }
@@ -179,6 +180,7 @@ impl Endpoint {
     pub async fn sendrec(&self, to: abi::Endpoint, mut message: Message) -> Result<Delivery, SendrecError> {
         self.meet(to).await.map_err(|why| match why {
             NotifyError::DeadDestination => SendrecError::DeadDestination,
+            NotifyError::NotPermitted => SendrecError::NotPermitted,
             NotifyError::Unavailable(why) => SendrecError::Unavailable(why),
         })?;
         let started = self.look(|binding| match binding.start_call(to, &mut message) {
@@ -205,6 +207,7 @@ impl Endpoint {
                 None
             }
             Err(PostError::DeadDestination) => Some(Err(SendError::DeadDestination)),
+            Err(PostError::NotPermitted) => Some(Err(SendError::NotPermitted)),
             Err(PostError::Corrupt(why)) => Some(Err(SendError::Corrupt(why))),
             Err(PostError::Unavailable(why)) => Some(Err(SendError::Unavailable(why))),
         });

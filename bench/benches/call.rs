@@ -57,8 +57,13 @@ impl Shared {
     fn new() -> Shared {
         let table = OwnWords::heap(table::VERSION + 1);
         for slot in 0..2 {
-            let entry =
-                Entry { state: State::Bound, node: NodeId(1), proxy: 0, generation: at(slot).generation };
+            let entry = Entry {
+                state: State::Bound,
+                node: NodeId(1),
+                proxy: 0,
+                generation: at(slot).generation,
+                level: abi::Level::Server,
+            };
             table.store(table::of_slot(Slot(slot)), entry.to_word(), shm::sync::Ordering::Release);
         }
         Shared { table, doorbells: Doorbells::heap(), sides: [OwnSide::heap(), OwnSide::heap()] }
@@ -76,6 +81,7 @@ impl Shared {
             memory: 1,
             doorbell: doorbell::of_slot(peer.slot),
             proxied: false,
+            allowed: abi::Allowed::ALL,
             ring: None,
         });
         core.attend_to(index);

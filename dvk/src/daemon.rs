@@ -16,6 +16,7 @@ use shm::os::fdpass::{self, PassError};
 use shm::side::{OwnSide, PeerSide};
 use shm::words::{OwnWords, Words};
 
+use crate::binding::Privileges;
 use crate::core::{Host, Introduced, Pulled};
 use crate::error::{Errno, Unavailable};
 use crate::polling::Polling;
@@ -173,12 +174,14 @@ impl Daemon {
         Ok(())
     }
 
-    /// The pair with `to`. `Ok(None)`: the other side is not ready, ask again.
-    pub fn introduce(&mut self, to: Endpoint) -> Result<Option<Introduced>, Unavailable> {
+    /// The pair with `to`. `Ok(None)`: the other side is not ready, ask again. `follow`: for a call of ours that was
+    /// passed on to it.
+    pub fn introduce(&mut self, to: Endpoint, follow: bool) -> Result<Option<Introduced>, Unavailable> {
         if self.sides_used + SIDES_SPARE_MIN > self.sides {
             self.add_sides()?;
         }
-        match self.ask(Request::Introduce { to }) {
+        let request = if follow { Request::Follow { to } } else { Request::Introduce { to } };
+        match self.ask(request) {
             Ok((Reply::Introduced(introduction), fds)) => self.introduced(introduction, fds).map(Some),
             Err(Unavailable::Refused(Refusal::NotReady)) => Ok(None),
             Ok(_) => Err(Unavailable::Broken),
@@ -193,7 +196,8 @@ impl Daemon {
         let (side, ring) = self.far(&i, fds)?;
         self.sides_used += 1;
         let doorbell = i.doorbell as usize;
-        Ok(Introduced { peer: i.peer, own, side, memory: i.memory, doorbell, proxied: i.proxied, ring })
+        let Introduction { peer, memory, proxied, allowed, .. } = i;
+        Ok(Introduced { peer, own, side, memory, doorbell, proxied, allowed, ring })
     }
 
     /// The peer's side: only its own part of the segment is mapped.
@@ -266,6 +270,13 @@ impl Daemon {
     pub fn revoke(&mut self, segment: u32, to: Endpoint) -> Result<bool, Unavailable> {
         match self.ask(Request::Revoke { segment, to })? {
             (Reply::Revoked { held }, _) => Ok(held),
+            _ => Err(Unavailable::Broken),
+        }
+    }
+
+    pub fn privileges(&mut self) -> Result<Privileges, Unavailable> {
+        match self.ask(Request::Privileges)? {
+            (Reply::Privileges { level, calls, warn }, _) => Ok(Privileges { level, calls, warn }),
             _ => Err(Unavailable::Broken),
         }
     }
@@ -364,6 +375,7 @@ impl Host for Daemon {
                 let ring = self.take_rings(peer, rings, fds.into_iter())?;
                 Some(Pulled::Rings { peer, ring: ring.map(Arc::new) })
             }
+            (Reply::Warned { endpoint }, _) => Some(Pulled::Warned { endpoint }),
             (Reply::Nothing, _) => None,
             _ => return Err(Unavailable::Broken),
         };

@@ -59,6 +59,8 @@ pub enum SendError {
     DeliveryUnknown,
     /// The lane to it, or what may be out in extents, is full. Wait with `wait_room`.
     Full,
+    /// The cluster file does not let us make this call to it: see `docs/privileges.md`.
+    NotPermitted,
     /// The peer broke the protocol; the pair is closed.
     Corrupt(Corrupt),
     /// The first call to it needs the daemon.
@@ -72,6 +74,8 @@ pub enum PostError {
     Full(Message),
     /// The destination unbound or died: not delivered. Look it up again.
     DeadDestination,
+    /// The cluster file does not let us make this call to it: see `docs/privileges.md`.
+    NotPermitted,
     /// The peer broke the protocol; the pair is closed.
     Corrupt(Corrupt),
     /// The first call to it needs the daemon.
@@ -118,6 +122,8 @@ pub enum SendrecError {
     Deadlock,
     /// The lane to it, or what may be out in extents, is full.
     Full,
+    /// The cluster file does not let us make this call to it: see `docs/privileges.md`.
+    NotPermitted,
     /// The peer broke the protocol; the pair is closed.
     Corrupt(Corrupt),
     Unavailable(Unavailable),
@@ -151,6 +157,8 @@ pub enum RelayError {
     DeadDestination,
     /// The lane to it, or what may be out in extents, is full. Wait with `wait_room`.
     Full,
+    /// The cluster file does not let us make this call to it: see `docs/privileges.md`.
+    NotPermitted,
     /// There is no buffer for the extent that goes along.
     Loan(LoanError),
     /// The new server broke the protocol; the pair is closed.
@@ -164,6 +172,8 @@ pub enum RelayError {
 pub enum NotifyError {
     /// The destination unbound or died. Look it up again.
     DeadDestination,
+    /// The cluster file does not let us make this call to it: see `docs/privileges.md`.
+    NotPermitted,
     Unavailable(Unavailable),
 }
 
@@ -175,6 +185,8 @@ pub enum WaitError {
     Interrupted,
     /// The endpoint unbound or died.
     DeadDestination,
+    /// The cluster file does not let us make this call to it: see `docs/privileges.md`.
+    NotPermitted,
     /// The peer broke the protocol; the pair is closed.
     Corrupt(Corrupt),
     Unavailable(Unavailable),
@@ -203,6 +215,8 @@ pub enum CopyError {
     ReadOnly,
     /// The node that has the bytes has no proxy to the one they are for: copy by way of a segment of one's own.
     NoWay,
+    /// The cluster file's rules do not let us copy from or to the owner: see `docs/privileges.md`.
+    NotPermitted,
     /// The first call to an owner needs the daemon.
     Unavailable(Unavailable),
 }
@@ -267,6 +281,8 @@ const TIMED_OUT_TAKEN: &str = "timed out: the receiver had taken it";
 const TIMED_OUT_UNKNOWN: &str = "timed out: whether it will be delivered is unknown; at most once, in order";
 const DEAD_DESTINATION: &str = "the destination ended: not delivered; look it up again";
 const UNKNOWN: &str = "the destination's node was declared dead: whether it was delivered is unknown";
+const NOT_PERMITTED: &str =
+    "the cluster file does not let this endpoint make this call: see its `[[dc.privileges]]`";
 const FULL: &str = "the lane is full: wait for room";
 
 impl fmt::Display for BindError {
@@ -292,6 +308,7 @@ impl fmt::Display for SendError {
             SendError::DeadDestination => f.write_str(DEAD_DESTINATION),
             SendError::DeliveryUnknown => f.write_str(UNKNOWN),
             SendError::Full => f.write_str(FULL),
+            SendError::NotPermitted => f.write_str(NOT_PERMITTED),
             SendError::Corrupt(why) => why.fmt(f),
             SendError::Unavailable(why) => why.fmt(f),
         }
@@ -302,6 +319,7 @@ impl fmt::Display for PostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PostError::Full(_) => f.write_str(FULL),
+            PostError::NotPermitted => f.write_str(NOT_PERMITTED),
             PostError::DeadDestination => f.write_str(DEAD_DESTINATION),
             PostError::Corrupt(why) => why.fmt(f),
             PostError::Unavailable(why) => why.fmt(f),
@@ -342,6 +360,7 @@ impl fmt::Display for SendrecError {
                 f.write_str("each of the two waits for the other's reply: answer first")
             }
             SendrecError::Full => f.write_str(FULL),
+            SendrecError::NotPermitted => f.write_str(NOT_PERMITTED),
             SendrecError::Corrupt(why) => why.fmt(f),
             SendrecError::Unavailable(why) => why.fmt(f),
         }
@@ -372,6 +391,7 @@ impl fmt::Display for RelayError {
             }
             RelayError::DeadDestination => f.write_str("the new server ended: look it up again, or answer"),
             RelayError::Full => f.write_str(FULL),
+            RelayError::NotPermitted => f.write_str(NOT_PERMITTED),
             RelayError::Loan(why) => why.fmt(f),
             RelayError::Corrupt(why) => why.fmt(f),
             RelayError::Unavailable(why) => why.fmt(f),
@@ -383,6 +403,7 @@ impl fmt::Display for NotifyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NotifyError::DeadDestination => f.write_str("the destination ended: look it up again"),
+            NotifyError::NotPermitted => f.write_str(NOT_PERMITTED),
             NotifyError::Unavailable(why) => why.fmt(f),
         }
     }
@@ -394,6 +415,7 @@ impl fmt::Display for WaitError {
             WaitError::TimedOut => f.write_str("timed out"),
             WaitError::Interrupted => f.write_str("a signal came"),
             WaitError::DeadDestination => f.write_str("the endpoint ended: look it up again"),
+            WaitError::NotPermitted => f.write_str(NOT_PERMITTED),
             WaitError::Corrupt(why) => why.fmt(f),
             WaitError::Unavailable(why) => why.fmt(f),
         }
@@ -426,6 +448,7 @@ impl fmt::Display for CopyError {
             CopyError::TooLong => {
                 return write!(f, "one copy is at most {} bytes: copy in parts", abi::limits::COPY_BYTES_MAX);
             }
+            CopyError::NotPermitted => NOT_PERMITTED,
             CopyError::OutOfRange => "the range is not inside its segment",
             CopyError::ReadOnly => {
                 "the segment was made to be read by others: make one with `Access::Write` to copy into"

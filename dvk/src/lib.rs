@@ -32,7 +32,7 @@ mod waiting;
 
 pub use abi::grant::{Access, Grant};
 pub use binding::copy::CopyEnd;
-pub use binding::{BindOptions, Binding, Calling, Sending, Wait, Whereabouts};
+pub use binding::{BindOptions, Binding, Calling, Privileges, Sending, Wait, Whereabouts};
 pub use error::{
     BindError, CopyError, GrantError, LoanError, NotifyError, PostError, ReceiveError, RelayError,
     ReplyError, SendError, SendrecError, Unavailable, WaitError,

@@ -154,6 +154,8 @@ pub enum What {
     Notification { bits: u32 },
     /// A `wake`: nothing came along, look at what you wait for besides messages.
     Woken,
+    /// The source has ended, of which the cluster file makes our slot the warn target. Carries nothing else.
+    Warned,
     /// The answer to our own `sendrec`.
     Reply,
 }
@@ -202,6 +204,10 @@ impl Delivery {
 
     pub(crate) fn of_bits(source: Endpoint, bits: u32) -> Delivery {
         Delivery::empty(source, What::Notification { bits })
+    }
+
+    pub(crate) fn of_warning(ended: Endpoint) -> Delivery {
+        Delivery::empty(ended, What::Warned)
     }
 
     pub(crate) fn of_wake(source: Endpoint) -> Delivery {

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use abi::{Endpoint, slot};
+use abi::{Allowed, Endpoint, slot};
 use shm::doorbell::{Doorbells, Wake};
 use shm::lane::{LaneReader, LaneWriter, look_again};
 use shm::os::events::Ringer;
@@ -122,6 +122,8 @@ pub(crate) struct Peer {
     /// A copy of `path.far.side`, one borrow less on the message path.
     pub(crate) side: PeerSide,
     pub(crate) proxied: bool,
+    /// What either may send.
+    pub(crate) allowed: Allowed,
     /// The memory behind `side`.
     pub(crate) memory: u32,
     pub(crate) writer: LaneWriter,

@@ -13,6 +13,14 @@ use crate::failure::{Exit, failure};
 /// The first port of the example; its nodes follow on addresses of their own.
 const PORT: u16 = 7701;
 
+/// What a DC may have, and this one has not.
+const RULES: &str = r#"# Who may call whom. Without such rules everybody may do everything; with one, whoever fits none may call servers
+# and no more. See docs/privileges.md.
+# [[dc.privileges]]
+# slots = "0-15"
+# level = "server"
+"#;
+
 /// The text of a cluster file with a node at each address and one DC over all of them.
 pub fn cluster_text(name: &str, dc: &str, addresses: &[SocketAddr], key_file: Option<&str>) -> String {
     let mut text = format!("name = \"{name}\"\n");
@@ -25,7 +33,7 @@ pub fn cluster_text(name: &str, dc: &str, addresses: &[SocketAddr], key_file: Op
         let _ = write!(text, "\n[[node]]\nid = {id}\nname = \"n{id}\"\naddress = \"{address}\"\n");
     }
     let _ = write!(text, "\n# A distributed container over all nodes.\n[[dc]]\nid = 1\nname = \"{dc}\"\n");
-    text
+    text + RULES
 }
 
 /// Writes one; what is there stays.
@@ -55,5 +63,9 @@ mod tests {
         let cluster = node::config::Cluster::parse(&text, Path::new("/tmp/c.toml")).unwrap();
         assert_eq!((cluster.nodes.len(), cluster.dcs.len(), cluster.proxies.len()), (2, 1, 1));
         assert_eq!(cluster.key_file.as_deref(), Some(Path::new("/tmp/k")));
+        assert_eq!(cluster.dcs[0].rules.rules, None);
+        let with_rules = text.replace("# [[", "[[").replace("# slots", "slots").replace("# level", "level");
+        let cluster = node::config::Cluster::parse(&with_rules, Path::new("/tmp/c.toml")).unwrap();
+        assert_eq!(cluster.dcs[0].rules.rules.as_ref().map(Vec::len), Some(1));
     }
 }

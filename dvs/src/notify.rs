@@ -25,6 +25,9 @@ pub fn notify(place: &Place, args: NotifyArgs, output: &Output) -> Result<()> {
                 let what = format!("the bits for {} were not raised: {why}", args.to);
                 failure(Exit::Failed, what, "`dvs ps` shows who is bound")
             }
+            NotifyError::NotPermitted => {
+                failure(Exit::Refused, why.to_string(), "`docs/privileges.md` says what a rule may allow")
+            }
             NotifyError::Unavailable(why) => daemon_lost(&why),
         })?;
         interrupt::sleep(args.linger)?;

@@ -86,7 +86,7 @@ fn show_all(
         *came += 1;
         let answered = match delivery.what() {
             What::Request { .. } => Some(args.echo && echo(me, &delivery)),
-            What::Message | What::Notification { .. } | What::Woken | What::Reply => None,
+            What::Message | What::Notification { .. } | What::Woken | What::Warned | What::Reply => None,
         };
         let line = Line { shown: Shown::of(&delivery), answered };
         let text = if output.json { serde_json::to_string(&line)? } else { line.shown.line() };

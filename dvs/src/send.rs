@@ -125,6 +125,7 @@ fn perform(
 }
 
 const LONGER: &str = "give it longer with --timeout; does the receiver receive?";
+const RULES: &str = "`docs/privileges.md` says what a rule may allow";
 const LOOK: &str = "`dvs ps` shows who is bound, `dvs status` how the links do";
 
 fn send_ended(why: SendError, to: &Whom) -> anyhow::Error {
@@ -136,6 +137,7 @@ fn send_ended(why: SendError, to: &Whom) -> anyhow::Error {
         | SendError::TimedOutUnknown
         | SendError::WouldBlock => (Exit::TimedOut, LONGER),
         SendError::DeadDestination | SendError::DeliveryUnknown => (Exit::Failed, LOOK),
+        SendError::NotPermitted => (Exit::Refused, RULES),
         SendError::Full => (Exit::Failed, "the receiver has to drop views first"),
         SendError::Corrupt(_) => (Exit::Failed, "are both sides of one version?"),
     };
@@ -157,6 +159,7 @@ fn call_ended(why: SendrecError, to: &Whom) -> anyhow::Error {
             (Exit::Failed, "the server does not answer this kind; `dvs receive --echo` answers all")
         }
         SendrecError::Deadlock => (Exit::Failed, "the server must answer before it calls"),
+        SendrecError::NotPermitted => (Exit::Refused, RULES),
         SendrecError::Full => (Exit::Failed, "the receiver has to drop views first"),
         SendrecError::Corrupt(_) => (Exit::Failed, "are both sides of one version?"),
     };

@@ -118,7 +118,7 @@ pub fn daemon_lost(why: &Unavailable) -> anyhow::Error {
 pub struct Shown {
     source: String,
     slot: u16,
-    /// `message`, `request`, `notification`, `wake-up` or `reply`.
+    /// `message`, `request`, `notification`, `wake-up`, `warning` or `reply`.
     what: &'static str,
     kind: u32,
     bits: Option<u32>,
@@ -138,6 +138,7 @@ impl Shown {
             What::Request { .. } => ("request", None),
             What::Notification { bits } => ("notification", Some(bits)),
             What::Woken => ("wake-up", None),
+            What::Warned => ("warning", None),
             What::Reply => ("reply", None),
         };
         let mut all = delivery.inline().to_vec();

@@ -41,7 +41,8 @@ fn every_mistake_is_named_to_the_letter_with_line_and_column() {
         GOOD.replacen(from, to, 1)
     };
     let more = |lines: &str| format!("{GOOD}{lines}\n");
-    let wrong: [(String, usize, usize, &str); 26] = [
+    let rule = |lines: &str| more(&format!("[[dc.privileges]]\n{lines}"));
+    let wrong: [(String, usize, usize, &str); 36] = [
         ("name = ".into(), 1, 8, "string values must be quoted, expected literal string"),
         (changed("[[dc]]", "[[dc]"), 10, 6, "unclosed array table, expected `]`"),
         (more("oops"), 13, 5, "key with no value, expected `=`"),
@@ -109,6 +110,46 @@ fn every_mistake_is_named_to_the_letter_with_line_and_column() {
              use slots_per_node = 2048 or less",
         ),
         (more("slots_per_node = 0"), 13, 18, "slots_per_node is 0: nobody could bind"),
+        (rule("level = \"admin\""), 14, 9, "level \"admin\" is unknown: use user, server, proxy or kernel"),
+        (rule("slots = \"0-3\""), 13, 1, "missing field `level`: add it to this table"),
+        (
+            rule("level = \"user\"\ncalls = [\"post\", \"call\"]"),
+            15,
+            18,
+            "call \"call\" is unknown: use send, post, sendrec, notify, wake, relay or copy",
+        ),
+        (
+            rule("level = \"user\"\ncalls = [\"reply\"]"),
+            15,
+            10,
+            "a reply to a request is always allowed: leave it out",
+        ),
+        (
+            rule("level = \"user\"\nslots = \"few\""),
+            15,
+            9,
+            "slots \"few\": write one, as \"3\", or the first and last, as \"0-15\"",
+        ),
+        (
+            rule("level = \"user\"\nslots = \"9-3\""),
+            15,
+            9,
+            "slots \"9-3\": the first comes first, as \"3-9\"",
+        ),
+        (rule("level = \"user\"\nslots = \"0-512\""), 15, 9, "slot 512: this DC has the slots 0 to 511"),
+        (rule("level = \"user\"\nwarn = 512"), 15, 8, "slot 512: this DC has the slots 0 to 511"),
+        (
+            rule("level = \"user\"\nto_levels = [\"god\"]"),
+            15,
+            14,
+            "level \"god\" is unknown: use user, server, proxy or kernel",
+        ),
+        (
+            rule("level = \"user\"\n[[dc.privileges]]\nlevel = \"server\""),
+            16,
+            9,
+            "this rule comes after one that fits everybody: move it further up, or leave it out",
+        ),
         (more("[[dc]]\nid = 1\nname = \"b\""), 14, 6, "DC id 1 is there twice: give each DC its own"),
         (
             more("[[proxy]]\nname = \"p\"\nkind = \"pigeon\""),

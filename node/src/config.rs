@@ -1,9 +1,10 @@
 //! The cluster file: one TOML for all nodes. Read, checked against the limits, and cut into what one node's core needs.
 //!
 //! Key type: [`Cluster`]. Every complaint names the file, the line and the way out. Neighbours: `checks`, for what TOML
-//! alone does not refuse; `shape`, for what may stand in it; `core::Plan`.
+//! alone does not refuse; `shape`, for what may stand in it; `privileges`, for who may do what; `core::Plan`.
 
 mod checks;
+mod privileges;
 mod shape;
 
 use std::collections::BTreeSet;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use abi::{DcId, Incarnation, Name, NodeId, Slot};
 
-use crate::core::{DcPlan, GENERATIONS_AT_ONCE, Plan, ProxyPlan, Range};
+use crate::core::{DcPlan, GENERATIONS_AT_ONCE, Plan, ProxyPlan, Range, Rules};
 use shape::FileShape;
 pub use shape::reference;
 
@@ -70,6 +71,8 @@ pub struct ClusterDc {
     pub nodes: Vec<NodeId>,
     pub slots_per_node: u16,
     pub uids: BTreeSet<u32>,
+    /// Who may call whom.
+    pub rules: Rules,
 }
 
 /// A proxy that each of its nodes runs.
@@ -182,7 +185,12 @@ impl ClusterDc {
     }
 
     fn plan(&self) -> DcPlan {
-        DcPlan { name: self.name, uids: self.uids.clone(), ranges: self.ranges().collect() }
+        DcPlan {
+            name: self.name,
+            uids: self.uids.clone(),
+            ranges: self.ranges().collect(),
+            rules: self.rules.clone(),
+        }
     }
 }
 

@@ -11,17 +11,20 @@ mod conformance {
     mod misuse;
     mod payload;
     mod polls;
+    mod privileges;
     mod relay;
     mod service;
     mod timeouts;
 
-    /// Makes each row a test in each world.
+    /// Makes each row a test in each world; `apart`: it makes its world itself.
     macro_rules! rows {
-        ($($row:ident),* $(,)?) => {
-            mod one_node { $(#[test] fn $row() { super::$row(crate::support::World::new(crate::support::Apart::OneNode)); })* }
-            mod loopback { $(#[test] fn $row() { super::$row(crate::support::World::new(crate::support::Apart::Loopback)); })* }
-            mod one_sided { $(#[test] fn $row() { super::$row(crate::support::World::new(crate::support::Apart::OneSided)); })* }
-            mod tcp { $(#[test] fn $row() { super::$row(crate::support::World::new(crate::support::Apart::Tcp)); })* }
+        (apart: $($row:ident),* $(,)?) => { $crate::conformance::rows!(std::convert::identity; $($row),*); };
+        ($($row:ident),* $(,)?) => { $crate::conformance::rows!(crate::support::World::new; $($row),*); };
+        ($world:path; $($row:ident),*) => {
+            mod one_node { $(#[test] fn $row() { super::$row($world(crate::support::Apart::OneNode)); })* }
+            mod loopback { $(#[test] fn $row() { super::$row($world(crate::support::Apart::Loopback)); })* }
+            mod one_sided { $(#[test] fn $row() { super::$row($world(crate::support::Apart::OneSided)); })* }
+            mod tcp { $(#[test] fn $row() { super::$row($world(crate::support::Apart::Tcp)); })* }
         };
     }
     pub(crate) use rows;

@@ -85,7 +85,7 @@ pub fn serve(
                     }
                 }
                 What::Woken => return Ok(()),
-                What::Message | What::Notification { .. } | What::Reply => {}
+                What::Message | What::Notification { .. } | What::Warned | What::Reply => {}
             },
             Err(ReceiveError::Interrupted) => return Ok(()),
             Err(ReceiveError::Corrupt(_)) => {}

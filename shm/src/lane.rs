@@ -6,7 +6,7 @@
 
 use abi::limits::LANE_SLOTS;
 use abi::slot::{self, BODY_WORDS, Head, Heading, SlotCopy, WORDS};
-use abi::{Corrupt, Endpoint, side};
+use abi::{Corrupt, Endpoint, Kinds, side};
 
 use crate::side::{OwnSide, PeerSide};
 use crate::sync::{Ordering, fence};
@@ -211,6 +211,14 @@ fn read_behind(
 /// The head that was seen at the front of a lane. A claim, but one that was read once.
 #[derive(Clone, Copy, Debug)]
 pub struct Front(u64);
+
+impl Front {
+    /// Whether it is of a kind that its sender may send.
+    #[inline(always)]
+    pub fn is_allowed(self, kinds: Kinds) -> bool {
+        slot::is_allowed(self.0, kinds)
+    }
+}
 
 /// The receiver's end of a lane.
 #[derive(Clone, Copy, Debug, Default)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use abi::courier::FromProxy;
 use abi::{Incarnation, Name, NodeId, Slot};
 use fabric::Time;
-use node::core::{ConnId, DcPlan, GENERATIONS_AT_ONCE, Input, Plan, ProxyPlan, Range};
+use node::core::{ConnId, DcPlan, GENERATIONS_AT_ONCE, Input, Plan, ProxyPlan, Range, Rules};
 
 use crate::courierman::Courierman;
 use crate::dice::Dice;
@@ -309,7 +309,7 @@ fn home(now: Time, ids: &[NodeId], id: NodeId, life: u64) -> Home {
 fn plan(ids: &[NodeId], id: NodeId, life: u64) -> Plan {
     let ranges = ids.iter().map(|node| (*node, Range { first: first_slot(*node), count: SLOTS_EACH }));
     let name = Name::new("main").expect("a legal name");
-    let dc = DcPlan { name, uids: BTreeSet::new(), ranges: ranges.collect() };
+    let dc = DcPlan { name, uids: BTreeSet::new(), ranges: ranges.collect(), rules: Rules::default() };
     let generation_first = 1 + life as u32 * 1000;
     Plan {
         cluster: "sim".into(),

@@ -31,6 +31,7 @@ impl Binding {
         let index = match self.peer(to, deadline, timeout) {
             Ok(index) => index,
             Err(NoPeer::Dead) => return Err(SendError::DeadDestination),
+            Err(NoPeer::NotPermitted) => return Err(SendError::NotPermitted),
             Err(NoPeer::WouldBlock) => return Err(SendError::WouldBlock),
             Err(NoPeer::Unavailable(why)) => return Err(SendError::Unavailable(why)),
         };
@@ -82,6 +83,7 @@ impl Binding {
                 posted
             }
             Err(NoPeer::Dead) => Err(PostError::DeadDestination),
+            Err(NoPeer::NotPermitted) => Err(PostError::NotPermitted),
             Err(NoPeer::WouldBlock) => Err(PostError::Full(message)),
             Err(NoPeer::Unavailable(why)) => Err(PostError::Unavailable(why)),
         }
@@ -93,6 +95,7 @@ impl Binding {
         let index = match self.peer(to, deadline, timeout) {
             Ok(index) => index,
             Err(NoPeer::Dead) => return Err(WaitError::DeadDestination),
+            Err(NoPeer::NotPermitted) => return Err(WaitError::NotPermitted),
             Err(NoPeer::WouldBlock) => return Err(WaitError::TimedOut),
             Err(NoPeer::Unavailable(why)) => return Err(WaitError::Unavailable(why)),
         };
@@ -127,6 +130,7 @@ impl Binding {
                 Ok(()) => return Ok(()),
                 Err(PostError::Full(back)) => message = back,
                 Err(PostError::DeadDestination) => return Err(SendError::DeadDestination),
+                Err(PostError::NotPermitted) => return Err(SendError::NotPermitted),
                 Err(PostError::Corrupt(why)) => return Err(SendError::Corrupt(why)),
                 Err(PostError::Unavailable(why)) => return Err(SendError::Unavailable(why)),
             }
@@ -135,6 +139,7 @@ impl Binding {
                 Err(WaitError::TimedOut) => return Err(SendError::TimedOut),
                 Err(WaitError::Interrupted) => return Err(SendError::Interrupted),
                 Err(WaitError::DeadDestination) => return Err(SendError::DeadDestination),
+                Err(WaitError::NotPermitted) => return Err(SendError::NotPermitted),
                 Err(WaitError::Corrupt(why)) => return Err(SendError::Corrupt(why)),
                 Err(WaitError::Unavailable(why)) => return Err(SendError::Unavailable(why)),
             }
@@ -220,6 +225,7 @@ impl Binding {
         let index = match self.peer(to, deadline, timeout) {
             Ok(index) => index,
             Err(NoPeer::Dead) => return Err(SendrecError::DeadDestination),
+            Err(NoPeer::NotPermitted) => return Err(SendrecError::NotPermitted),
             Err(NoPeer::WouldBlock) => return Err(SendrecError::WouldBlock),
             Err(NoPeer::Unavailable(why)) => return Err(SendrecError::Unavailable(why)),
         };
@@ -280,7 +286,7 @@ impl Binding {
                 return Err(self.give_up(call, timeout));
             }
         }
-        let index = match to.map(|to| self.peer(to, deadline, timeout)) {
+        let index = match to.map(|to| self.peer_for(to, true, deadline, timeout)) {
             Ok(Ok(index)) => index,
             Ok(Err(NoPeer::WouldBlock)) => return Err(self.give_up(call, timeout)),
             refused => {
@@ -288,6 +294,7 @@ impl Binding {
                 return Err(match refused {
                     Err(why) => why,
                     Ok(Err(NoPeer::Unavailable(why))) => SendrecError::Unavailable(why),
+                    Ok(Err(NoPeer::NotPermitted)) => SendrecError::NotPermitted,
                     // The server that passed it on had taken it.
                     Ok(_) => SendrecError::DeadSource,
                 });
@@ -337,6 +344,7 @@ impl Binding {
         let index = match self.peer(to, deadline_of(Timeout::Forever), Timeout::Forever) {
             Ok(index) => index,
             Err(NoPeer::Dead) => return Err(RelayError::DeadDestination),
+            Err(NoPeer::NotPermitted) => return Err(RelayError::NotPermitted),
             Err(NoPeer::WouldBlock) => return Err(RelayError::Unavailable(Unavailable::Slow)),
             Err(NoPeer::Unavailable(why)) => return Err(RelayError::Unavailable(why)),
         };
@@ -366,14 +374,16 @@ impl Binding {
     fn raise(
         &mut self,
         to: Endpoint,
-        raise: impl FnOnce(&mut Core, PeerIndex) -> bool,
+        raise: impl FnOnce(&mut Core, PeerIndex) -> Result<(), NotifyError>,
     ) -> Result<(), NotifyError> {
         match self.peer(to, deadline_of(Timeout::Forever), Timeout::Forever) {
-            Ok(index) if raise(&mut self.core, index) => {
+            Ok(index) => {
+                let raised = raise(&mut self.core, index);
                 self.settle_rings();
-                Ok(())
+                raised
             }
-            Ok(_) | Err(NoPeer::Dead) => Err(NotifyError::DeadDestination),
+            Err(NoPeer::Dead) => Err(NotifyError::DeadDestination),
+            Err(NoPeer::NotPermitted) => Err(NotifyError::NotPermitted),
             Err(NoPeer::WouldBlock) => Err(NotifyError::Unavailable(Unavailable::Slow)),
             Err(NoPeer::Unavailable(why)) => Err(NotifyError::Unavailable(why)),
         }

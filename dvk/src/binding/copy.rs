@@ -131,9 +131,13 @@ impl Binding {
         let peer = match self.peer(owner, deadline, timeout) {
             Ok(peer) => peer,
             Err(NoPeer::Dead) => return Err(CopyError::DeadSource),
+            Err(NoPeer::NotPermitted) => return Err(CopyError::NotPermitted),
             Err(NoPeer::WouldBlock) => return Err(CopyError::WouldBlock),
             Err(NoPeer::Unavailable(why)) => return Err(CopyError::Unavailable(why)),
         };
+        if !self.core.may_copy(peer) {
+            return Err(CopyError::NotPermitted);
+        }
         if !self.core.is_proxied(peer) {
             return Ok(Located::Here(Here::Granted { peer, grant, offset_bytes }));
         }

@@ -18,7 +18,7 @@ use abi::limits::{
 };
 use abi::member::{self, SegmentKind};
 use abi::table::State;
-use abi::{Endpoint, Name, NodeId, Slot, doorbell, table};
+use abi::{Endpoint, Kinds, Level, Name, NodeId, Slot, doorbell, table};
 use shm::futex::{self, WaitEnd};
 use shm::pool::{Loan, Pool, Tally, Unsound};
 use shm::sync::Ordering;
@@ -81,6 +81,18 @@ pub struct Whereabouts {
     pub is_alive: bool,
     /// On this node: reached through shared memory alone.
     pub is_here: bool,
+    /// What the cluster file makes of it.
+    pub level: Level,
+}
+
+/// What the cluster file lets a binding do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Privileges {
+    pub level: Level,
+    /// The calls it may make, to those whom it may call: which those are is in the cluster file.
+    pub calls: Kinds,
+    /// Who is bound in this slot hears of its end.
+    pub warn: Option<Slot>,
 }
 
 impl BindOptions {
@@ -245,7 +257,13 @@ impl Binding {
         let endpoint = Endpoint::new(self.whoami().dc, slot, entry.generation);
         let is_alive = entry.state == State::Bound;
         let is_here = entry.node == self.welcome().node;
-        (entry.state != State::Free).then_some(Whereabouts { endpoint, node: entry.node, is_alive, is_here })
+        let (node, level) = (entry.node, entry.level);
+        (entry.state != State::Free).then_some(Whereabouts { endpoint, node, is_alive, is_here, level })
+    }
+
+    /// What we may do. Cost: a round trip to the daemon. Source: DVS `dvk_getpriv`.
+    pub fn privileges(&mut self) -> Result<Privileges, Unavailable> {
+        self.daemon.privileges()
     }
 
     /// The endpoint bound under a name. Cost: a round trip to the daemon.
@@ -326,13 +344,25 @@ impl Binding {
         deadline: Option<Instant>,
         timeout: Timeout,
     ) -> Result<PeerIndex, NoPeer> {
+        self.peer_for(to, false, deadline, timeout)
+    }
+
+    /// `follow`: for a call of ours that was passed on to it.
+    #[inline]
+    fn peer_for(
+        &mut self,
+        to: Endpoint,
+        follow: bool,
+        deadline: Option<Instant>,
+        timeout: Timeout,
+    ) -> Result<PeerIndex, NoPeer> {
         match self.core.find(to) {
             Some(index) => {
                 // A proxy may have been replaced while we did not look.
                 self.core.pull(&mut self.daemon).map_err(NoPeer::Unavailable)?;
                 Ok(index)
             }
-            None => self.introduce(to, deadline, timeout),
+            None => self.introduce(to, follow, deadline, timeout),
         }
     }
 
@@ -340,6 +370,7 @@ impl Binding {
     fn introduce(
         &mut self,
         to: Endpoint,
+        follow: bool,
         deadline: Option<Instant>,
         timeout: Timeout,
     ) -> Result<PeerIndex, NoPeer> {
@@ -349,10 +380,11 @@ impl Binding {
             if self.core.known(to) != Known::Alive {
                 return Err(NoPeer::Dead);
             }
-            match self.daemon.introduce(to) {
+            match self.daemon.introduce(to, follow) {
                 Ok(Some(introduced)) => return Ok(self.core.introduce(introduced)),
                 Ok(None) => {}
                 Err(Unavailable::Refused(member::Refusal::NoSuchEndpoint)) => return Err(NoPeer::Dead),
+                Err(Unavailable::Refused(member::Refusal::NotPermitted)) => return Err(NoPeer::NotPermitted),
                 Err(why) => return Err(NoPeer::Unavailable(why)),
             }
             let now = Instant::now();
@@ -377,6 +409,7 @@ impl Binding {
 enum NoPeer {
     Dead,
     WouldBlock,
+    NotPermitted,
     Unavailable(Unavailable),
 }
 

@@ -68,6 +68,7 @@ impl Binding {
             Ok(_) => Ok(true),
             Err(NoPeer::WouldBlock) => Ok(false),
             Err(NoPeer::Dead) => Err(NotifyError::DeadDestination),
+            Err(NoPeer::NotPermitted) => Err(NotifyError::NotPermitted),
             Err(NoPeer::Unavailable(why)) => Err(NotifyError::Unavailable(why)),
         }
     }
@@ -80,6 +81,7 @@ impl Binding {
         let index = match self.peer_at_once(to) {
             Ok(index) => index,
             Err(NoPeer::Dead) => return Err(SendError::DeadDestination),
+            Err(NoPeer::NotPermitted) => return Err(SendError::NotPermitted),
             Err(NoPeer::WouldBlock) => return Err(SendError::WouldBlock),
             Err(NoPeer::Unavailable(why)) => return Err(SendError::Unavailable(why)),
         };
@@ -133,6 +135,7 @@ impl Binding {
         let index = match self.peer_at_once(to) {
             Ok(index) => index,
             Err(NoPeer::Dead) => return Err(SendrecError::DeadDestination),
+            Err(NoPeer::NotPermitted) => return Err(SendrecError::NotPermitted),
             Err(NoPeer::WouldBlock) => return Err(SendrecError::WouldBlock),
             Err(NoPeer::Unavailable(why)) => return Err(SendrecError::Unavailable(why)),
         };
@@ -202,7 +205,7 @@ impl Binding {
         if self.core.is_unheard_of(to) || (to != calling.to && self.open_calls.contains(&to)) {
             return None;
         }
-        let index = match self.peer_at_once(to) {
+        let index = match self.peer_for(to, true, deadline_of(Timeout::Zero), Timeout::Zero) {
             Ok(index) => index,
             Err(NoPeer::WouldBlock) => return None,
             Err(refused) => {
@@ -210,6 +213,7 @@ impl Binding {
                 return Some(Err(match refused {
                     NoPeer::Unavailable(why) => SendrecError::Unavailable(why),
                     // The server that passed it on had taken it.
+                    NoPeer::NotPermitted => SendrecError::NotPermitted,
                     NoPeer::Dead | NoPeer::WouldBlock => SendrecError::DeadSource,
                 }));
             }

@@ -5,9 +5,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use abi::Endpoint;
 use abi::grant::{Access, CopyRequest, Grant, Status, TABLE_BYTES, marker};
 use abi::limits::GRANTED_MAPS_MAX;
+use abi::{Endpoint, Kinds};
 use shm::grants::PeerGrants;
 use shm::map::Mapping;
 use shm::words::Words;
@@ -153,6 +153,11 @@ impl Core {
     /// The memory behind a pair: another one after its proxy was replaced.
     pub fn memory_of(&self, index: PeerIndex) -> Option<u32> {
         self.peer(index).map(|peer| peer.memory)
+    }
+
+    /// Whether the rules let us copy from or to the peer.
+    pub fn may_copy(&self, index: PeerIndex) -> bool {
+        self.peer(index).is_some_and(|peer| peer.allowed.to_peer.has(Kinds::COPY))
     }
 
     pub fn is_proxied(&self, index: PeerIndex) -> bool {

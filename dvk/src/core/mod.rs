@@ -2,12 +2,13 @@
 //! needs of the world it asks its [`Host`], so that a driver and the simulator run the same code.
 //!
 //! Calls are split into a start and a poll: `start_send` publishes, `poll_sent` says whether it is taken. The driver
-//! waits in between. Neighbours: `send`, `call`, `relay`, `receive`, `extents`, `grants` (the calls), `peer` (a pair), `shm` (the words).
+//! waits in between. Neighbours: `send`, `call`, `relay`, `receive`, `raised`, `extents`, `grants` (the calls), `peer` (a pair), `shm` (the words).
 
 mod call;
 mod extents;
 mod grants;
 mod pending;
+mod raised;
 mod receive;
 mod relay;
 mod rings;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use abi::table::{Entry, State};
-use abi::{Corrupt, Endpoint, Slot, doorbell, side, table};
+use abi::{Allowed, Corrupt, Endpoint, Slot, doorbell, side, table};
 use shm::doorbell::Doorbells;
 use shm::lane::{LaneReader, LaneWriter, look_again};
 use shm::map::Mapping;
@@ -63,6 +64,8 @@ pub struct Introduced {
     pub memory: u32,
     pub doorbell: usize,
     pub proxied: bool,
+    /// What either may send: what we may not is refused, what comes and may not breaks the protocol.
+    pub allowed: Allowed,
     /// Rings a peer that sleeps in epoll.
     pub ring: Option<Arc<Ringer>>,
 }
@@ -78,6 +81,10 @@ pub enum Pulled {
     Rings {
         peer: Endpoint,
         ring: Option<Arc<Ringer>>,
+    },
+    /// An endpoint has ended of which we are the warn target.
+    Warned {
+        endpoint: Endpoint,
     },
     /// The pair leads elsewhere now; our own side is the same.
     Moved {
@@ -131,6 +138,10 @@ pub struct Core {
     pool: Pool,
     out: extents::Out,
     relays: relay::Relays,
+    /// By slot, who has ended of whose end we are to be told. The last one of each slot.
+    warned: BTreeMap<u16, Endpoint>,
+    /// Raised what it may not: closed by the next look.
+    overstepped: Option<(PeerIndex, Corrupt)>,
     segments: BTreeMap<(u32, u32), Arc<Mapping>>,
     granted_maps: grants::Maps,
     counters: Counters,
@@ -170,6 +181,8 @@ impl Core {
             pool,
             out: extents::Out::default(),
             relays: relay::Relays::default(),
+            warned: BTreeMap::new(),
+            overstepped: None,
             segments: BTreeMap::new(),
             granted_maps: grants::Maps::new(),
             counters: Counters::default(),
@@ -263,6 +276,7 @@ impl Core {
             returns: Returns::default(),
             side: new.side,
             proxied: new.proxied,
+            allowed: new.allowed,
             memory: new.memory,
             writer: LaneWriter::default(),
             reader: LaneReader::default(),
@@ -317,6 +331,9 @@ impl Core {
                     {
                         peer.path.set_ring(ring);
                     }
+                }
+                Pulled::Warned { endpoint } => {
+                    self.warned.insert(endpoint.slot.0, endpoint);
                 }
                 Pulled::Moved { peer, side, memory, doorbell, ring } => {
                     if let Some(index) = self.find(peer) {
@@ -455,6 +472,7 @@ impl Core {
         self.last = None;
         self.attended.retain(|&i| i != index);
         self.pending.clear(index);
+        self.overstepped.take_if(|(who, _)| *who == index);
         self.segments.retain(|&(memory, _), _| memory != peer.memory || peer.proxied);
         self.granted_maps.retain(|((memory, _), _)| *memory != peer.memory);
         self.free.push(index.0);

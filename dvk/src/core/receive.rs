@@ -10,7 +10,6 @@ use abi::limits::LANE_SLOTS;
 use abi::slot::{Kind, SlotCopy, TELL, call_of};
 use abi::{Corrupt, Endpoint};
 use shm::lane::{LaneReader, Take};
-use shm::notify;
 
 use super::{Core, Host, PeerIndex};
 use crate::error::ReceiveError;
@@ -33,6 +32,10 @@ pub enum Due {
     Notification {
         source: Endpoint,
         bits: u32,
+    },
+    /// The end of an endpoint of which we are the warn target.
+    Warned {
+        endpoint: Endpoint,
     },
     /// What stands at the front of a lane.
     Message(PeerIndex),
@@ -68,12 +71,17 @@ impl Core {
         if let Some(woken) = self.next_wake() {
             return Ok(Some(woken));
         }
+        self.close_overstepped(host)?;
         if accepts.notifications
             && let Some(floor) = self.note_floor
         {
+            if let Some((_, endpoint)) = self.warned.pop_first() {
+                return Ok(Some(Due::Warned { endpoint }));
+            }
             if let Some(notification) = self.next_notification(floor) {
                 return Ok(Some(notification));
             }
+            self.close_overstepped(host)?;
             self.note_floor = if floor == 0 { Some(0) } else { None };
         }
         let message = self.relays.due().or_else(|| self.next_message(host).map(Due::Message));
@@ -94,6 +102,9 @@ impl Core {
         let Some(Some(peer)) = self.peers.get_mut(index.0 as usize) else { return Err(NotBytes) };
         let source = peer.endpoint;
         let Some(front) = peer.reader.front_bytes(&peer.side) else { return Err(NotBytes) };
+        if !front.is_allowed(peer.allowed.from_peer) {
+            return Err(NotBytes);
+        }
         let slot = match peer.reader.take_front(&peer.path.own, &peer.side, source, front) {
             Ok(Take::Message(slot)) => slot,
             Ok(Take::Skipped(slot)) => {
@@ -123,6 +134,7 @@ impl Core {
         let index = match due {
             Due::Woken { source } => return Ok(Some(Delivery::of_wake(source))),
             Due::Notification { source, bits } => return Ok(Some(Delivery::of_bits(source, bits))),
+            Due::Warned { endpoint } => return Ok(Some(Delivery::of_warning(endpoint))),
             Due::Relayed { via, slot } => return Ok(self.take_relayed((via, slot))),
             Due::Message(index) => index,
         };
@@ -163,6 +175,7 @@ impl Core {
         let [index] = self.attended[..] else { return None };
         let nothing_else = self.pending.is_empty()
             && self.relays.is_quiet()
+            && self.warned.is_empty()
             && self.note_floor == Some(0)
             && !self.doorbells.has_hints(self.doorbell)
             && self.doorbells.pulls(self.doorbell) == self.pulls_seen;
@@ -176,6 +189,7 @@ impl Core {
     pub(super) fn is_quiet(&self) -> bool {
         self.pending.is_empty()
             && self.relays.is_quiet()
+            && self.warned.is_empty()
             && !self.doorbells.has_hints(self.doorbell)
             && self.doorbells.pulls(self.doorbell) == self.pulls_seen
             && self
@@ -194,92 +208,6 @@ impl Core {
         } else {
             self.pending.set(index);
         }
-    }
-
-    /// A wake-up that was not seen yet, whoever it is from.
-    fn next_wake(&mut self) -> Option<Due> {
-        for at in 0..self.attended.len() {
-            if let Some(woken) = self.wake_of(self.attended[at]) {
-                return Some(woken);
-            }
-        }
-        let mut from = 0;
-        while let Some(index) = self.pending.first_from(from) {
-            if let Some(woken) = self.wake_of(index) {
-                return Some(woken);
-            }
-            from = index.0 + 1;
-        }
-        None
-    }
-
-    #[inline]
-    fn wake_of(&mut self, index: PeerIndex) -> Option<Due> {
-        if self.peer(index).is_some_and(|peer| peer.has_bits()) { self.take_wake(index) } else { None }
-    }
-
-    #[cold]
-    fn take_wake(&mut self, index: PeerIndex) -> Option<Due> {
-        // As the bits of a dead notifier, its wake-up is cleared.
-        if self.look_at_end(index).is_some() {
-            return None;
-        }
-        let peer = self.peer_mut(index)?;
-        let raises = notify::raises(&peer.side);
-        if !notify::take_wake(&peer.path.own, &peer.side) {
-            return None;
-        }
-        if !notify::has_unseen_bits(&peer.path.own, &peer.side) {
-            peer.raises_seen = raises;
-        }
-        Some(Due::Woken { source: peer.endpoint })
-    }
-
-    fn next_notification(&mut self, floor: u32) -> Option<Due> {
-        let mut best: Option<(u32, PeerIndex)> = None;
-        let mut consider = |core: &Core, index: PeerIndex| {
-            let Some(peer) = core.peer(index) else { return };
-            let slot = peer.endpoint.slot.0 as u32;
-            if slot >= floor && best.is_none_or(|(lowest, _)| slot < lowest) && peer.has_bits() {
-                best = Some((slot, index));
-            }
-        };
-        for at in 0..self.attended.len() {
-            consider(self, self.attended[at]);
-        }
-        let mut from = 0;
-        while let Some(index) = self.pending.first_from(from) {
-            consider(self, index);
-            from = index.0 + 1;
-        }
-        let (slot, index) = best?;
-        self.notification_of(slot, index)
-    }
-
-    #[cold]
-    fn notification_of(&mut self, slot: u32, index: PeerIndex) -> Option<Due> {
-        // The bits of a dead notifier are cleared, not delivered.
-        if self.look_at_end(index).is_some() {
-            return self.next_notification(slot + 1);
-        }
-        let bits = self.take_bits(index);
-        self.note_floor = Some(slot + 1);
-        match self.peer(index).map(|peer| peer.endpoint) {
-            Some(source) if bits != 0 => Some(Due::Notification { source, bits }),
-            _ => self.next_notification(slot + 1),
-        }
-    }
-
-    fn take_bits(&mut self, index: PeerIndex) -> u32 {
-        let Some(peer) = self.peer_mut(index) else { return 0 };
-        let raises = notify::raises(&peer.side);
-        let bits = notify::take(&peer.path.own, &peer.side);
-        // A wake-up waits for whoever receives from anybody.
-        if !notify::is_woken(&peer.path.own, &peer.side) {
-            peer.raises_seen = raises;
-        }
-        self.counters.received += (bits != 0) as u64;
-        bits
     }
 
     /// The pair whose message is next in turn: from the one after that served last, round and round.
@@ -350,7 +278,12 @@ impl Core {
             }
             let Some(peer) = self.peer_mut(index) else { return Ok(None) };
             let source = peer.endpoint;
+            let may_send = peer.allowed.from_peer;
             let slot = match peer.reader.take(&peer.path.own, &peer.side, source) {
+                Ok(Take::Message(slot)) if !may_send.carries(slot.head.kind) => {
+                    let what = "sent without the privilege";
+                    return Err(self.condemn(index, Corrupt::new(what, slot.head.kind as u64)));
+                }
                 Ok(Take::Message(slot)) => slot,
                 Ok(Take::Empty) => return Ok(None),
                 Ok(Take::Skipped(slot)) => {
@@ -436,6 +369,9 @@ impl Core {
         let Some(peer) = self.peer(index) else { return Ok(None) };
         if accepts.notifications && peer.has_bits() && self.look_at_end(index).is_none() {
             let bits = self.take_bits(index);
+            if self.overstepped.is_some_and(|(who, _)| who == index) {
+                self.close_overstepped(host)?;
+            }
             if bits != 0 {
                 return Ok(Some(Due::Notification { source, bits }));
             }

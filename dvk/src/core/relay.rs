@@ -191,6 +191,11 @@ impl Core {
                 self.end_call(to);
                 Err(SendrecError::DeadSource)
             }
+            Err(NotPublished::NotPermitted) => {
+                self.end_call(from);
+                self.end_call(to);
+                Err(SendrecError::NotPermitted)
+            }
             Err(NotPublished::Corrupt(corrupt)) => {
                 self.end_call(from);
                 self.end_call(to);

@@ -1,15 +1,15 @@
 //! The sending half: send, post, notify, and what ends each of them. Neighbour: `call` (sendrec and reply).
 
-use abi::Corrupt;
 use abi::slot::{self, Heading, Kind};
+use abi::{Corrupt, Kinds};
 use shm::lane::Withdrawal;
 use shm::notify;
 
 use super::extents::By;
 use super::{Core, Host, PeerIndex};
-use crate::error::{PostError, RelayError, SendError, SendrecError};
+use crate::error::{NotifyError, PostError, RelayError, SendError, SendrecError};
 use crate::message::Message;
-use crate::peer::End;
+use crate::peer::{End, Peer};
 
 /// A published rendezvous that waits to be taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +29,7 @@ impl From<NotPublished> for RelayError {
     fn from(why: NotPublished) -> Self {
         match why {
             NotPublished::Full => RelayError::Full,
+            NotPublished::NotPermitted => RelayError::NotPermitted,
             NotPublished::Dead => RelayError::DeadDestination,
             NotPublished::Corrupt(corrupt) => RelayError::Corrupt(corrupt),
         }
@@ -39,6 +40,8 @@ impl From<NotPublished> for RelayError {
 pub(crate) enum NotPublished {
     Full,
     Dead,
+    /// The cluster file does not let us.
+    NotPermitted,
     Corrupt(Corrupt),
 }
 
@@ -46,6 +49,7 @@ impl From<NotPublished> for SendError {
     fn from(why: NotPublished) -> Self {
         match why {
             NotPublished::Full => SendError::Full,
+            NotPublished::NotPermitted => SendError::NotPermitted,
             NotPublished::Dead => SendError::DeadDestination,
             NotPublished::Corrupt(corrupt) => SendError::Corrupt(corrupt),
         }
@@ -56,6 +60,7 @@ impl From<NotPublished> for SendrecError {
     fn from(why: NotPublished) -> Self {
         match why {
             NotPublished::Full => SendrecError::Full,
+            NotPublished::NotPermitted => SendrecError::NotPermitted,
             NotPublished::Dead => SendrecError::DeadDestination,
             NotPublished::Corrupt(corrupt) => SendrecError::Corrupt(corrupt),
         }
@@ -63,7 +68,7 @@ impl From<NotPublished> for SendrecError {
 }
 
 impl Core {
-    /// Publishes on the lane to a pair. All checks of a send are here: generation, death, room, extents.
+    /// Publishes on the lane to a pair. All checks of a send are here: generation, death, privileges, room, extents.
     #[inline]
     pub(super) fn publish(
         &mut self,
@@ -78,6 +83,9 @@ impl Core {
         if peer.end.is_some() || self.known(endpoint) != super::Known::Alive {
             self.look_at_end(index);
             return Err(NotPublished::Dead);
+        }
+        if !peer.allowed.to_peer.carries(kind) {
+            return Err(NotPublished::NotPermitted);
         }
         if let Some(loan) = &message.loan {
             let len_bytes = loan.len() as u64;
@@ -129,6 +137,7 @@ impl Core {
             Ok(_) => Ok(()),
             Err(NotPublished::Full) => Err(PostError::Full(message)),
             Err(NotPublished::Dead) => Err(PostError::DeadDestination),
+            Err(NotPublished::NotPermitted) => Err(PostError::NotPermitted),
             Err(NotPublished::Corrupt(corrupt)) => Err(PostError::Corrupt(corrupt)),
         }
     }
@@ -208,25 +217,28 @@ impl Core {
     }
 
     /// Raises bits at the peer. Never blocks, never lost.
-    pub fn notify(&mut self, index: PeerIndex, bits: u32) -> bool {
-        let Some(peer) = self.peer(index) else { return false };
-        if peer.end.is_some() || self.known(peer.endpoint) != super::Known::Alive {
-            return false;
-        }
+    pub fn notify(&mut self, index: PeerIndex, bits: u32) -> Result<(), NotifyError> {
+        let peer = self.raises_at(index, Kinds::NOTIFY)?;
         notify::raise(&peer.path.own, bits);
         peer.path.knock();
-        true
+        Ok(())
+    }
+
+    /// The peer, if it lives and we may raise that at it.
+    fn raises_at(&self, index: PeerIndex, kind: Kinds) -> Result<&Peer, NotifyError> {
+        let peer = self.peer(index).ok_or(NotifyError::DeadDestination)?;
+        if peer.end.is_some() || self.known(peer.endpoint) != super::Known::Alive {
+            return Err(NotifyError::DeadDestination);
+        }
+        if peer.allowed.to_peer.has(kind) { Ok(peer) } else { Err(NotifyError::NotPermitted) }
     }
 
     /// Ends the peer's wait for anybody, now or when it next begins one.
-    pub fn wake(&mut self, index: PeerIndex) -> bool {
-        let Some(peer) = self.peer(index) else { return false };
-        if peer.end.is_some() || self.known(peer.endpoint) != super::Known::Alive {
-            return false;
-        }
+    pub fn wake(&mut self, index: PeerIndex) -> Result<(), NotifyError> {
+        let peer = self.raises_at(index, Kinds::WAKE)?;
         notify::raise_wake(&peer.path.own);
         peer.path.knock();
-        true
+        Ok(())
     }
 
     /// Whether a slot of the lane to the peer is free and no extent limit is reached.

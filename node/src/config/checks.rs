@@ -14,7 +14,7 @@ use abi::{DcId, Name, NodeId};
 use toml::Spanned;
 
 use super::shape::{DcShape, FileShape, MS_MAX, MS_MIN, NodeShape, ProxyShape, SLOTS_PER_NODE};
-use super::{Cluster, ClusterDc, ClusterNode, ClusterProxy};
+use super::{Cluster, ClusterDc, ClusterNode, ClusterProxy, privileges};
 
 /// A complaint about a place in the text.
 pub(super) struct Wrong {
@@ -22,7 +22,7 @@ pub(super) struct Wrong {
     pub what: String,
 }
 
-fn wrong<T>(place: &Spanned<T>, what: impl Into<String>) -> Wrong {
+pub(super) fn wrong<T>(place: &Spanned<T>, what: impl Into<String>) -> Wrong {
     Wrong { at: Some(place.span().start), what: what.into() }
 }
 
@@ -52,7 +52,7 @@ pub(super) fn check(shape: FileShape, file: &Path) -> Result<Cluster, Wrong> {
     })
 }
 
-fn checked_name(name: &Spanned<String>, of: &str) -> Result<Name, Wrong> {
+pub(super) fn checked_name(name: &Spanned<String>, of: &str) -> Result<Name, Wrong> {
     Name::new(name.get_ref()).map_err(|e| wrong(name, format!("{of} {:?} is {e}", name.get_ref())))
 }
 
@@ -159,7 +159,8 @@ fn check_dcs(shapes: &[DcShape], nodes: &[ClusterNode]) -> Result<Vec<ClusterDc>
         };
         let slots_per_node = check_slots(shape, members.len())?;
         let uids = shape.uids.clone();
-        dcs.push(ClusterDc { id: DcId(id), name, nodes: members, slots_per_node, uids });
+        let rules = privileges::rules(shape.privileges.as_deref(), members.len() as u16 * slots_per_node)?;
+        dcs.push(ClusterDc { id: DcId(id), name, nodes: members, slots_per_node, uids, rules });
     }
     Ok(dcs)
 }

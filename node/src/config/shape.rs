@@ -69,6 +69,9 @@ written! {
     Vec<NodeShape>: "tables";
     Vec<DcShape>: "tables";
     Vec<ProxyShape>: "tables";
+    Vec<RuleShape>: "tables";
+    u32: "number";
+    Vec<Spanned<String>>: "list of texts";
 }
 
 impl<T: Written> Written for Spanned<T> {
@@ -153,6 +156,30 @@ tables! {
         /// Users that may bind in it, by number, besides root and the one whose daemon it is.
         #[serde(default)]
         uids: BTreeSet<u32>,
+        /// Rules of who may call whom; the first that fits an endpoint counts. Without any, everybody may call everybody.
+        privileges: Option<Vec<RuleShape>>,
+    }
+
+    /// A rule of a DC: which endpoints it fits (all three that are given must), and what they may do.
+    struct RuleShape = "[[dc.privileges]]" {
+        /// Slots `A-B`, or one.
+        slots: Option<Spanned<String>>,
+        /// The name that it is bound under.
+        name: Option<Spanned<String>>,
+        /// The user that it is bound as.
+        uid: Option<u32>,
+        /// `user`, `server`, `proxy` or `kernel`: what the rest is by default.
+        level: Spanned<String>,
+        /// The calls that it may make.
+        calls: Option<Vec<Spanned<String>>>,
+        /// It may call endpoints of these levels,
+        to_levels: Option<Vec<Spanned<String>>>,
+        /// in these slots,
+        to_slots: Option<Vec<Spanned<String>>>,
+        /// or with these names.
+        to_names: Option<Vec<Spanned<String>>>,
+        /// The slot that is told of its end.
+        warn: Option<Spanned<u16>>,
     }
 
     /// A proxy that each of its nodes runs, up to {PROXIES_MAX} of them.

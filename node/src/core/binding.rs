@@ -3,7 +3,7 @@
 use abi::limits::{POOL_BYTES_FIRST, POOL_BYTES_MAX, SIDES_FIRST, SLOTS_PER_DC};
 use abi::member::{Refusal, Reply, SegmentKind};
 use abi::table::{Entry, State};
-use abi::{DcId, Endpoint, Generation, Name, Slot};
+use abi::{DcId, Endpoint, Generation, Level, Name, Slot};
 
 use super::effect::{Descriptor, Effect, Note, Process};
 use super::members::{done, refuse, reply};
@@ -241,12 +241,19 @@ impl Core {
     /// The endpoint is in the table and the directory from now on.
     fn appear(&mut self, endpoint: Endpoint, out: &mut Vec<Effect>) {
         let Some(local) = self.locals.get(&endpoint) else { return };
-        let entry =
-            Entry { state: State::Bound, node: self.plan.node, proxy: 0, generation: endpoint.generation };
-        out.push(Effect::SetTable { dc: endpoint.dc, slot: endpoint.slot, entry });
+        out.push(self.table_entry(endpoint, State::Bound));
         out.push(Effect::Note(Note::Bound { endpoint, pid: local.process.pid }));
-        let name = local.name;
-        self.announce(endpoint, name, true, out);
+        let entry = local.entry(endpoint, true);
+        self.announce(entry, out);
+        self.hint_warnings(endpoint, out);
+    }
+
+    /// Says in the table how an endpoint of this node is.
+    pub(super) fn table_entry(&self, endpoint: Endpoint, state: State) -> Effect {
+        let level = self.identity(endpoint).map_or_else(Level::default, |who| self.level(endpoint.dc, &who));
+        let (node, generation) = (self.plan.node, endpoint.generation);
+        let entry = Entry { state, node, proxy: 0, generation, level };
+        Effect::SetTable { dc: endpoint.dc, slot: endpoint.slot, entry }
     }
 
     pub(super) fn claim(&mut self, conn: ConnId, endpoint: Endpoint, token: [u64; 2], out: &mut Vec<Effect>) {
@@ -261,7 +268,8 @@ impl Core {
             return refuse(conn, Refusal::NotAllowed, out);
         }
         local.stage = Stage::Mapping { visible: true };
-        local.process = process;
+        // As which user it was bound is known on every node, and stays.
+        local.process = Process { uid: local.process.uid, ..process };
         let memory = local.memory;
         self.hold(conn, endpoint);
         out.push(Effect::Reply { conn, reply: bound(endpoint, memory, [0; 2]), fds: first_two(memory) });

@@ -2,8 +2,8 @@
 //! whenever a link comes up, then deltas, then a snapshot now and then while there are changes, should a delta have
 //! been lost with a session. A node speaks for its own slots only.
 //!
-//! A chunk is a header of two words (kind, version) and entries of six: endpoint, flags (1: bound, 2: ended), name in
-//! four. Little-endian, at most [`abi::courier::TAIL_BYTES_MAX`] bytes.
+//! A chunk is a header of two words (kind, version) and entries of six: endpoint, flags (low half: 1 bound, 2 ended;
+//! high half: the user it runs as), name in four. Little-endian, at most [`abi::courier::TAIL_BYTES_MAX`] bytes.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,8 @@ use abi::table::{Entry, State};
 use abi::{Endpoint, Incarnation, Name, NodeId};
 
 use super::effect::{Effect, Note};
-use super::state::{Remote, Told};
+use super::privileges::Identity;
+use super::state::{Local, Remote, Told};
 use super::{Core, Now};
 
 const HEADER_BYTES: usize = 16;
@@ -40,6 +41,8 @@ pub struct DirectoryEntry {
     pub endpoint: Endpoint,
     pub bound: bool,
     pub name: Name,
+    /// The user that it runs as, which rules may ask for.
+    pub uid: u32,
 }
 
 /// One datagram of a directory.
@@ -58,7 +61,8 @@ impl Chunk {
         bytes.extend(self.version.to_le_bytes());
         for entry in &self.entries {
             bytes.extend(entry.endpoint.to_word().to_le_bytes());
-            bytes.extend(if entry.bound { BOUND } else { ENDED }.to_le_bytes());
+            let state = if entry.bound { BOUND } else { ENDED };
+            bytes.extend((state | (entry.uid as u64) << 32).to_le_bytes());
             bytes.extend(entry.name.to_words().iter().flat_map(|w| w.to_le_bytes()));
         }
         bytes
@@ -92,20 +96,28 @@ fn word(bytes: &[u8], index: usize) -> Option<u64> {
 }
 
 fn entry_from(bytes: &[u8]) -> Option<DirectoryEntry> {
-    let bound = match word(bytes, 1)? {
+    let flags = word(bytes, 1)?;
+    let bound = match flags & u32::MAX as u64 {
         BOUND => true,
         ENDED => false,
         _ => return None,
     };
     let name = Name::from_words([word(bytes, 2)?, word(bytes, 3)?, word(bytes, 4)?, word(bytes, 5)?])?;
-    Some(DirectoryEntry { endpoint: Endpoint::from_word(word(bytes, 0)?)?, bound, name })
+    let uid = (flags >> 32) as u32;
+    Some(DirectoryEntry { endpoint: Endpoint::from_word(word(bytes, 0)?)?, bound, name, uid })
+}
+
+impl Local {
+    pub(super) fn entry(&self, endpoint: Endpoint, bound: bool) -> DirectoryEntry {
+        DirectoryEntry { endpoint, bound, name: self.name, uid: self.process.uid }
+    }
 }
 
 impl Core {
     /// Tells every node that shares the DC and is up of one change.
-    pub(super) fn announce(&mut self, endpoint: Endpoint, name: Name, bound: bool, out: &mut Vec<Effect>) {
+    pub(super) fn announce(&mut self, entry: DirectoryEntry, out: &mut Vec<Effect>) {
         self.version += 1;
-        let entries = vec![DirectoryEntry { endpoint, bound, name }];
+        let (endpoint, entries) = (entry.endpoint, vec![entry]);
         let chunk = Chunk { kind: ChunkKind::Delta, version: self.version, entries };
         let up: Vec<NodeId> = self.nodes.iter().filter(|(_, n)| n.is_up()).map(|(id, _)| *id).collect();
         for node in up {
@@ -129,9 +141,8 @@ impl Core {
         there.told = Some(Told { version: self.version, at: now });
         let shared = self.plan.shared_with(node);
         let here = self.locals.iter().filter(|(e, l)| l.stage.is_visible() && shared.contains(&e.dc));
-        let entries: Vec<DirectoryEntry> = here
-            .map(|(endpoint, local)| DirectoryEntry { endpoint: *endpoint, bound: true, name: local.name })
-            .collect();
+        let entries: Vec<DirectoryEntry> =
+            here.map(|(endpoint, local)| local.entry(*endpoint, true)).collect();
         let chunk = |kind, entries| Chunk { kind, version: self.version, entries };
         let mut chunks = vec![chunk(ChunkKind::Begin, Vec::new())];
         chunks.extend(entries.chunks(ENTRIES_MAX).map(|part| chunk(ChunkKind::Part, part.to_vec())));
@@ -192,15 +203,18 @@ impl Core {
         entry: &DirectoryEntry,
         out: &mut Vec<Effect>,
     ) -> bool {
-        let DirectoryEntry { endpoint, bound, name } = *entry;
+        let DirectoryEntry { endpoint, bound, name, uid } = *entry;
         if node == self.plan.node || self.plan.node_of(endpoint.dc, endpoint.slot) != Some(node) {
             return false;
         }
         let proxy = self.plan.route(node).unwrap_or(0) as u8;
+        let who = Identity { slot: endpoint.slot, name, uid };
+        let level = self.level(endpoint.dc, &who);
         let Some(dc) = self.dcs.get_mut(&endpoint.dc) else { return false };
-        let known = dc.remotes.get(&endpoint.slot).map(|r| (r.incarnation, r.generation, r.name, r.alive));
+        let known =
+            dc.remotes.get(&endpoint.slot).map(|r| (r.incarnation, r.generation, r.name, r.uid, r.alive));
         let mut replaced = None;
-        if let Some((known_incarnation, generation, known_name, alive)) = known {
+        if let Some((known_incarnation, generation, known_name, known_uid, alive)) = known {
             let old = (known_incarnation, generation) > (incarnation, endpoint.generation);
             // An endpoint ends once and for all.
             let same = known_incarnation == incarnation && generation == endpoint.generation;
@@ -210,20 +224,23 @@ impl Core {
             if alive {
                 let before = Endpoint::new(endpoint.dc, endpoint.slot, generation);
                 dc.unname(known_name, before);
-                replaced = Some(before).filter(|b| *b != endpoint);
+                let who = Identity { slot: endpoint.slot, name: known_name, uid: known_uid };
+                replaced = Some((before, who)).filter(|(b, _)| *b != endpoint);
             }
         }
-        let remote = Remote { node, incarnation, generation: endpoint.generation, name, alive: bound };
+        let remote = Remote { node, incarnation, generation: endpoint.generation, name, uid, alive: bound };
         dc.remotes.insert(endpoint.slot, remote);
         if bound {
             dc.name(name, endpoint);
         }
         let state = if bound { State::Bound } else { State::Dead };
-        let entry = Entry { state, node, proxy, generation: endpoint.generation };
+        let entry = Entry { state, node, proxy, generation: endpoint.generation, level };
         out.push(Effect::SetTable { dc: endpoint.dc, slot: endpoint.slot, entry });
-        for ended in replaced.into_iter().chain((!bound).then_some(endpoint)) {
+        for (ended, who) in replaced.into_iter().chain((!bound).then_some((endpoint, who))) {
             self.ring_linked(ended, out);
+            self.warn_of(ended, &who, out);
         }
+        self.retry_opens_by(endpoint, out);
         true
     }
 
@@ -234,11 +251,16 @@ impl Core {
         for (id, dc) in &self.dcs {
             let of_node = dc.remotes.iter().filter(|(_, r)| r.node == node && r.alive);
             let of_life = of_node.filter(|(_, r)| r.incarnation == incarnation);
-            let endpoints = of_life.map(|(slot, r)| (Endpoint::new(*id, *slot, r.generation), r.name));
-            absent.extend(endpoints.filter(|(e, _)| !seen.contains(e)));
+            let endpoints = of_life.map(|(slot, r)| DirectoryEntry {
+                endpoint: Endpoint::new(*id, *slot, r.generation),
+                bound: false,
+                name: r.name,
+                uid: r.uid,
+            });
+            absent.extend(endpoints.filter(|entry| !seen.contains(&entry.endpoint)));
         }
-        for (endpoint, name) in absent {
-            self.apply(node, incarnation, &DirectoryEntry { endpoint, bound: false, name }, out);
+        for entry in absent {
+            self.apply(node, incarnation, &entry, out);
         }
     }
 }
@@ -257,6 +279,7 @@ mod tests {
                 endpoint: Endpoint::new(DcId(1), Slot(16), Generation(1)),
                 bound: false,
                 name: Name::new("kv").unwrap(),
+                uid: u32::MAX,
             }],
         };
         let bytes = chunk.to_bytes();

@@ -7,8 +7,9 @@ use abi::Endpoint;
 use abi::courier::ToProxy;
 use abi::limits::ORPHAN_KEEP_MS;
 use abi::member::Refusal;
-use abi::table::{Entry, State};
+use abi::table::State;
 
+use super::directory::DirectoryEntry;
 use super::effect::{Effect, Note};
 use super::pairs::ring;
 use super::state::{Stage, Via};
@@ -46,12 +47,14 @@ impl Core {
             }
         }
         if was_visible {
-            let entry =
-                Entry { state: State::Dead, node: self.plan.node, proxy: 0, generation: endpoint.generation };
-            out.push(Effect::SetTable { dc: endpoint.dc, slot: endpoint.slot, entry });
+            let who = self.identity(endpoint);
+            out.push(self.table_entry(endpoint, State::Dead));
             out.push(Effect::Note(Note::Ended { endpoint }));
             self.tell_peers(endpoint, out);
-            self.announce(endpoint, name, false, out);
+            if let Some(who) = who {
+                self.announce(DirectoryEntry { endpoint, bound: false, name, uid: who.uid }, out);
+                self.warn_of(endpoint, &who, out);
+            }
         }
         self.refuse_opens_of(endpoint, Refusal::NoSuchEndpoint, out);
         self.settle(endpoint, out);

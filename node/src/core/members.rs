@@ -62,7 +62,9 @@ impl Core {
         match request {
             Request::Ready => self.ready(conn, own, out),
             Request::NewSegment { kind, len_bytes } => self.new_segment(conn, own, kind, len_bytes, out),
-            Request::Introduce { to } => self.introduce(conn, own, to, out),
+            Request::Introduce { to } => self.introduce(conn, own, to, false, out),
+            Request::Follow { to } => self.introduce(conn, own, to, true, out),
+            Request::Privileges => self.privileges(conn, own, out),
             Request::Pull => self.pull(conn, own, out),
             Request::Poll => self.poll(conn, own, out),
             Request::MapSegment { memory, segment } => self.map_segment(conn, own, memory, segment, out),

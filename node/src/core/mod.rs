@@ -4,7 +4,8 @@
 //! Key types: [`Core`], [`Input`], [`Effect`]. `daemon` (and the simulator) executes the effects in their order and
 //! brings back what they ask for ([`Input::SegmentMade`], [`Input::Sealed`], …) before the next input from outside.
 //! Neighbours: `plan` (what the cluster file says), `binding` and `pairs` (members), `proxies` and `routes` (couriers),
-//! `nodes` and `directory` (other nodes), `ending` (deaths), `memory` (segments and sides), `grants`, `view` (status).
+//! `nodes` and `directory` (other nodes), `ending` (deaths), `memory` (segments and sides), `grants`, `privileges` (who may
+//! call whom), `view` (status).
 
 mod binding;
 mod directory;
@@ -17,6 +18,7 @@ mod nodes;
 mod pairs;
 mod plan;
 mod polls;
+mod privileges;
 mod proxies;
 mod routes;
 mod state;
@@ -36,6 +38,7 @@ pub use binding::GENERATIONS_AT_ONCE;
 pub use directory::{Chunk, ChunkKind, DirectoryEntry};
 pub use effect::{Descriptor, Effect, Input, Note, Order, Process};
 pub use plan::{DcPlan, Plan, ProxyPlan, Range};
+pub use privileges::{Destinations, Identity, Privileges, Rule, Rules};
 pub use view::{DcView, EndpointView, NodeView, ProxyView, Status};
 
 use memory::Memory;

@@ -2,10 +2,11 @@
 
 use abi::courier::{LinkState, ToProxy};
 use abi::table::{Entry, State};
-use abi::{Endpoint, Incarnation, NodeId};
+use abi::{Endpoint, Incarnation, Level, NodeId};
 
 use super::effect::{Effect, Note};
 use super::pairs::ring;
+use super::privileges::Identity;
 use super::state::{Closing, STALLED_AFTER};
 use super::{Core, Now};
 
@@ -101,20 +102,29 @@ impl Core {
 
     /// All that is known of a dead incarnation's endpoints ends here.
     fn bury(&mut self, node: NodeId, incarnation: Incarnation, out: &mut Vec<Effect>) {
+        let mut ended = Vec::new();
         for (id, dc) in &mut self.dcs {
+            let rules = self.plan.dcs.get(id).map(|plan| &plan.rules);
             let mut gone = Vec::new();
             for (slot, remote) in &mut dc.remotes {
                 if remote.node == node && remote.incarnation <= incarnation && remote.alive {
                     remote.alive = false;
-                    gone.push((remote.name, Endpoint::new(*id, *slot, remote.generation)));
-                    let entry =
-                        Entry { state: State::NodeDead, node, proxy: 0, generation: remote.generation };
+                    let endpoint = Endpoint::new(*id, *slot, remote.generation);
+                    gone.push((remote.name, endpoint));
+                    let who = Identity { slot: *slot, name: remote.name, uid: remote.uid };
+                    ended.push((endpoint, who));
+                    let level = rules.map_or_else(Level::default, |rules| rules.of(&who).level);
+                    let generation = remote.generation;
+                    let entry = Entry { state: State::NodeDead, node, proxy: 0, generation, level };
                     out.push(Effect::SetTable { dc: *id, slot: *slot, entry });
                 }
             }
             for (name, endpoint) in gone {
                 dc.unname(name, endpoint);
             }
+        }
+        for (endpoint, who) in ended {
+            self.warn_of(endpoint, &who, out);
         }
         let mut pairs = Vec::new();
         for (own, local) in &mut self.locals {

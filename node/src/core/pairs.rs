@@ -2,7 +2,7 @@
 
 use abi::doorbell;
 use abi::member::{Introduction, Refusal, Reply};
-use abi::{Endpoint, Slot};
+use abi::{Allowed, Endpoint, Slot};
 
 use super::effect::{Descriptor, Effect, Note};
 use super::members::{refuse, reply};
@@ -17,8 +17,16 @@ pub(super) struct Sight {
 }
 
 impl Core {
-    pub(super) fn introduce(&mut self, conn: ConnId, own: Endpoint, to: Endpoint, out: &mut Vec<Effect>) {
-        match self.pair_up(own, to, out) {
+    /// `follow`: for a call of its own that was passed on to `to`.
+    pub(super) fn introduce(
+        &mut self,
+        conn: ConnId,
+        own: Endpoint,
+        to: Endpoint,
+        follow: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        match self.pair_up(own, to, follow, out) {
             Ok(sight) => {
                 if let Some(local) = self.locals.get_mut(&own) {
                     local.pulls.retain(|p| *p != to);
@@ -31,7 +39,13 @@ impl Core {
         }
     }
 
-    fn pair_up(&mut self, own: Endpoint, to: Endpoint, out: &mut Vec<Effect>) -> Result<Sight, Refusal> {
+    fn pair_up(
+        &mut self,
+        own: Endpoint,
+        to: Endpoint,
+        follow: bool,
+        out: &mut Vec<Effect>,
+    ) -> Result<Sight, Refusal> {
         if own == to {
             return Err(Refusal::BadRequest);
         }
@@ -44,29 +58,36 @@ impl Core {
         }
         let mine = self.plan.own_range(own.dc).is_some_and(|range| range.contains(to.slot));
         if !mine {
-            return self.pair_up_far(own, to, out);
+            return self.pair_up_far(own, to, follow, out);
         }
         let peer = self.locals.get(&to).filter(|l| l.stage.is_visible()).ok_or(Refusal::NoSuchEndpoint)?;
         if local.links.contains_key(&to) {
             return self.sight(own, to).ok_or(Refusal::NoSuchEndpoint);
         }
+        let allowed = self.permitted(own, to, follow)?;
         if peer.stage != Stage::Ready || !self.has_free_side(peer.memory) || !self.has_free_side(local.memory)
         {
             return Err(Refusal::NotReady);
         }
-        self.link(own, to, Via::Local).ok_or(Refusal::NotReady)?;
-        self.link(to, own, Via::Local).ok_or(Refusal::NotReady)?;
+        self.link(own, to, Via::Local, allowed).ok_or(Refusal::NotReady)?;
+        self.link(to, own, Via::Local, allowed.turned()).ok_or(Refusal::NotReady)?;
         out.push(Effect::Note(Note::Introduced { a: own, b: to }));
         self.hint(to, own, out);
         self.sight(own, to).ok_or(Refusal::NotReady)
     }
 
     /// Gives `own` a side for `peer`.
-    pub(super) fn link(&mut self, own: Endpoint, peer: Endpoint, via: Via) -> Option<SidePlace> {
+    pub(super) fn link(
+        &mut self,
+        own: Endpoint,
+        peer: Endpoint,
+        via: Via,
+        allowed: Allowed,
+    ) -> Option<SidePlace> {
         let memory = self.locals.get(&own)?.memory;
         let side = self.take_side(memory)?;
         let local = self.locals.get_mut(&own)?;
-        local.links.insert(peer, Link { own: side, told: false, via });
+        local.links.insert(peer, Link { own: side, told: false, via, allowed });
         Some(side)
     }
 
@@ -104,6 +125,7 @@ impl Core {
             doorbell: doorbell as u32,
             proxied,
             rings: self.rings(own, peer),
+            allowed: link.allowed,
         };
         let bells = self.bells_of(own, peer);
         let mut sight = match link.via {
@@ -129,6 +151,9 @@ impl Core {
     }
 
     pub(super) fn pull(&mut self, conn: ConnId, own: Endpoint, out: &mut Vec<Effect>) {
+        if let Some(endpoint) = self.next_warning(own) {
+            return reply(conn, Reply::Warned { endpoint }, out);
+        }
         while let Some(peer) = self.locals.get_mut(&own).and_then(|l| l.pulls.pop_front()) {
             let Some(link) = self.locals.get(&own).and_then(|l| l.links.get(&peer)) else { continue };
             let told = link.told;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use abi::{DcId, Incarnation, Name, NodeId, Slot};
 
+use super::privileges::Rules;
+
 /// The slots of one node in a DC: `first` to `first + count - 1`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Range {
@@ -25,6 +27,7 @@ pub struct DcPlan {
     /// Users who may bind, besides the daemon's own and root.
     pub uids: BTreeSet<u32>,
     pub ranges: BTreeMap<NodeId, Range>,
+    pub rules: Rules,
 }
 
 /// One proxy of this node.

@@ -6,7 +6,7 @@
 use abi::courier::{Attach, ToProxy};
 use abi::limits::{SIDES_PROXY, SIDES_SPARE_MIN};
 use abi::member::{Refusal, SegmentKind};
-use abi::{DcId, Endpoint, NodeId, doorbell};
+use abi::{DcId, Endpoint, Kinds, NodeId, doorbell};
 
 use super::Core;
 use super::effect::{Descriptor, Effect, Note};
@@ -23,6 +23,7 @@ impl Core {
         &mut self,
         own: Endpoint,
         to: Endpoint,
+        follow: bool,
         out: &mut Vec<Effect>,
     ) -> Result<Sight, Refusal> {
         let remote = self.dcs.get(&to.dc).and_then(|d| d.remotes.get(&to.slot));
@@ -41,12 +42,13 @@ impl Core {
         if local.is_past(to) {
             return Err(Refusal::NoSuchEndpoint);
         }
+        let allowed = self.permitted(own, to, follow)?;
         let proxy = self.plan.route(node).ok_or(Refusal::NotReady)?;
         let theirs = self.proxy_memory(proxy, own.dc).ok_or(Refusal::NotReady)?;
         if !self.has_free_side(local.memory) || !self.has_free_side(theirs) {
             return Err(Refusal::NotReady);
         }
-        self.link(own, to, Via::Remote(self.far(node, proxy))).ok_or(Refusal::NotReady)?;
+        self.link(own, to, Via::Remote(self.far(node, proxy)), allowed).ok_or(Refusal::NotReady)?;
         self.attach(own, to, out);
         self.sight(own, to).ok_or(Refusal::NotReady)
     }
@@ -175,12 +177,27 @@ impl Core {
             self.opens.remove(&(local, remote));
             return;
         }
+        let next = self.dcs.get(&remote.dc).and_then(|dc| dc.remotes.get(&remote.slot));
+        let is_past = next.is_some_and(|next| next.generation > remote.generation);
+        // Nobody has told us yet who that is: it will be said (`apply`), or its node ends.
+        let Some(allowed) = self.allowed(local, remote) else {
+            if is_past {
+                self.opens.remove(&(local, remote));
+                self.say(proxy, ToProxy::Refuse { local, remote, why: Refusal::NoSuchEndpoint }, out);
+            }
+            return;
+        };
+        // Its own daemon has seen to it that it follows a call if it may only confirm.
+        if allowed.to_peer == Kinds::NONE && allowed.from_peer == Kinds::NONE {
+            self.opens.remove(&(local, remote));
+            return self.say(proxy, ToProxy::Refuse { local, remote, why: Refusal::NotPermitted }, out);
+        }
         let Some(theirs) = self.proxy_memory(proxy, local.dc) else { return };
         if there.stage != Stage::Ready || !self.has_free_side(there.memory) || !self.has_free_side(theirs) {
             return;
         }
         self.opens.remove(&(local, remote));
-        if self.link(local, remote, Via::Remote(self.far(node, proxy))).is_some() {
+        if self.link(local, remote, Via::Remote(self.far(node, proxy)), allowed).is_some() {
             self.attach(local, remote, out);
             self.hint(local, remote, out);
         }
@@ -189,6 +206,15 @@ impl Core {
     /// A local endpoint has sides again, or has become ready.
     pub(super) fn retry_opens_of(&mut self, local: Endpoint, out: &mut Vec<Effect>) {
         let waiting: Vec<_> = self.opens.keys().filter(|(l, _)| *l == local).copied().collect();
+        for (local, remote) in waiting {
+            self.retry_open(local, remote, out);
+        }
+    }
+
+    /// It is known now who a remote endpoint is, or that its slot has another holder.
+    pub(super) fn retry_opens_by(&mut self, remote: Endpoint, out: &mut Vec<Effect>) {
+        let waiting: Vec<_> =
+            self.opens.keys().filter(|(_, r)| (r.dc, r.slot) == (remote.dc, remote.slot)).copied().collect();
         for (local, remote) in waiting {
             self.retry_open(local, remote, out);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use abi::courier::{LinkState, Totals};
 use abi::limits::{HEARTBEAT_EVERY_MS, PROXY_STALLED_AFTER_MS};
-use abi::{DcId, Endpoint, Generation, Incarnation, Name, NodeId, Slot};
+use abi::{Allowed, DcId, Endpoint, Generation, Incarnation, Name, NodeId, Slot};
 
 use super::effect::Process;
 use super::memory::SidePlace;
@@ -45,6 +45,8 @@ pub(super) struct Dc {
     /// Bound names, local and remote. Two nodes may bind a name at the same moment: then it has two holders.
     pub names: BTreeMap<Name, BTreeSet<Endpoint>>,
     pub remotes: BTreeMap<Slot, Remote>,
+    /// Who has ended, by slot, and whose slot is to hear of it. The last one of each slot is enough.
+    pub warnings: BTreeMap<Slot, (Slot, Endpoint)>,
 }
 
 impl Dc {
@@ -81,6 +83,8 @@ pub(super) struct Remote {
     pub incarnation: Incarnation,
     pub generation: Generation,
     pub name: Name,
+    /// The user that it runs as there, for rules.
+    pub uid: u32,
     pub alive: bool,
 }
 
@@ -141,6 +145,8 @@ pub(super) struct Link {
     /// Its owner has been told of the pair.
     pub told: bool,
     pub via: Via,
+    /// What may be sent, as its owner sees it. Decided when the pair was made.
+    pub allowed: Allowed,
 }
 
 #[derive(Clone, Copy)]

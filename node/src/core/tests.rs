@@ -12,6 +12,8 @@ use abi::{DcId, Endpoint, Generation, Incarnation, Name, NodeId, Slot};
 use super::memory::Owner;
 use super::*;
 
+mod privileges;
+
 const DC: DcId = DcId(1);
 pub(super) const FAR: NodeId = NodeId(2);
 const TOKEN: [u64; 2] = [7, 8];
@@ -22,6 +24,7 @@ fn plan() -> Plan {
         name: Name::new("main").unwrap(),
         uids: BTreeSet::new(),
         ranges: BTreeMap::from([(NodeId(1), range(0)), (FAR, range(16))]),
+        rules: Rules::default(),
     };
     Plan {
         cluster: "lab".into(),
@@ -150,6 +153,7 @@ impl World {
             endpoint: *endpoint,
             bound: *bound,
             name: Name::NONE,
+            uid: 5,
         };
         let chunk = Chunk { kind, version: 1, entries: entries.iter().map(entry).collect() };
         let message = FromProxy::Directory { node: FAR, incarnation: Incarnation(incarnation) };

@@ -15,7 +15,7 @@ fn far(slot: u16, generation: u32) -> Endpoint {
 }
 
 fn delta(endpoint: Endpoint, bound: bool, name: &str) -> Chunk {
-    let entries = vec![DirectoryEntry { endpoint, bound, name: name_of(name) }];
+    let entries = vec![DirectoryEntry { endpoint, bound, name: name_of(name), uid: 0 }];
     Chunk { kind: ChunkKind::Delta, version: 1, entries }
 }
 
@@ -251,7 +251,9 @@ fn a_link_that_comes_up_is_sent_the_whole_directory_then_changes() {
     let chunks: Vec<Chunk> = (0..3).map(|_| proxy.hear_directory()).collect();
     let kinds: Vec<ChunkKind> = chunks.iter().map(|c| c.kind).collect();
     assert_eq!(kinds, [ChunkKind::Begin, ChunkKind::Part, ChunkKind::End]);
-    assert_eq!(chunks[1].entries, [DirectoryEntry { endpoint: a.endpoint, bound: true, name: name_of("a") }]);
+    let uid = rustix::process::getuid().as_raw();
+    let name = name_of("a");
+    assert_eq!(chunks[1].entries, [DirectoryEntry { endpoint: a.endpoint, bound: true, name, uid }]);
     let b = Member::bind(socket, None, "");
     let bound = proxy.hear_directory();
     assert_eq!((bound.kind, bound.entries[0].endpoint), (ChunkKind::Delta, b.endpoint));

@@ -27,11 +27,19 @@ pub struct Plan {
     pub node_dead_after_ms: u64,
     pub link_down_after_ms: u64,
     pub company: Company,
+    /// More lines for the DC.
+    pub rules: &'static str,
 }
 
 impl Plan {
     pub const fn nodes(nodes: u16) -> Plan {
-        Plan { nodes, node_dead_after_ms: 15_000, link_down_after_ms: 500, company: Company::Others }
+        Plan {
+            nodes,
+            node_dead_after_ms: 15_000,
+            link_down_after_ms: 500,
+            company: Company::Others,
+            rules: "",
+        }
     }
 
     pub const fn alone(self) -> Plan {
@@ -40,6 +48,10 @@ impl Plan {
 
     pub const fn dead_after_ms(self, node_dead_after_ms: u64) -> Plan {
         Plan { node_dead_after_ms, ..self }
+    }
+
+    pub const fn rules(self, rules: &'static str) -> Plan {
+        Plan { rules, ..self }
     }
 
     /// The cluster file for nodes at these addresses.
@@ -52,7 +64,7 @@ impl Plan {
             write!(text, "[[node]]\nid = {id}\nname = \"n{id}\"\naddress = \"{address}\"\n")
                 .expect("a string");
         }
-        text + &format!("[[dc]]\nid = 1\nname = \"{DC}\"\nslots_per_node = {SLOTS_PER_NODE}\n")
+        text + &format!("[[dc]]\nid = 1\nname = \"{DC}\"\nslots_per_node = {SLOTS_PER_NODE}\n{}", self.rules)
     }
 }
 

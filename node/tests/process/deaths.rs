@@ -173,3 +173,29 @@ fn what_a_dead_sender_said_is_delivered_once_whatever_becomes_of_proxies() {
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(receiver.reports_so_far(), Vec::<String>::new(), "something came twice");
 }
+
+#[test]
+fn a_killed_process_is_told_to_its_warn_target_wherever_it_was() {
+    // Whoever is bound in the second slot of either node is watched by the first slot of the first.
+    const RULES: &str = "[[dc.privileges]]\nslots = \"1\"\nlevel = \"server\"\nwarn = 0\n\
+                         [[dc.privileges]]\nslots = \"65\"\nlevel = \"user\"\nwarn = 0\n\
+                         [[dc.privileges]]\nlevel = \"server\"\n";
+    let Some(cluster) = Cluster::up(Plan::nodes(2).rules(RULES)) else { return };
+    let mut watcher = cluster.start(1, 0, "watch 2");
+    watcher.endpoint();
+    let slot = cluster.slot(2, 1).0;
+    let mut waiter = cluster.start(1, 2, &format!("wait-for {slot}"));
+    waiter.endpoint();
+    for node in NODES {
+        let mut victim = cluster.start(node, 1, "idle");
+        let endpoint = victim.endpoint();
+        if node == 2 {
+            // The watcher's node has heard of it, so it hears of its end.
+            waiter.hears("waits", LONG);
+        }
+        victim.kill();
+        watcher.hears(&format!("Warned {endpoint}"), LONG);
+    }
+    watcher.order("end");
+    watcher.ends_well();
+}

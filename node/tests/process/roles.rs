@@ -84,6 +84,7 @@ pub fn play() {
         "poll-echo" => poll_echo(life),
         "mute" => mute(life, number(1)),
         "idle" => idle(&life),
+        "watch" => watch(life, number(1)),
         "take-ordered" => take_ordered(life),
         "call" => call(life, slot(1)),
         "post-some" => post_some(life, slot(1), number(2)),
@@ -203,6 +204,19 @@ fn mute(life: Life, requests: u64) {
 /// Is there, and receives nothing.
 fn idle(life: &Life) {
     life.orders.next();
+}
+
+/// Reports so many ends that its slot is the warn target of, and waits for an order with nothing else coming.
+fn watch(life: Life, count: u64) {
+    let Life { mut me, orders } = life;
+    for _ in 0..count {
+        let warning = me.receive(From::Any, AFTER).expect("a warning");
+        assert_eq!(warning.what(), What::Warned);
+        report(format_args!("Warned {}", warning.source()));
+    }
+    orders.next();
+    let more = me.receive(From::Any, Timeout::After(Duration::from_millis(100))).map(|_| ());
+    assert_eq!(more, Err(dvk::ReceiveError::TimedOut));
 }
 
 /// Takes one message when it is told to, and reports its kind.

@@ -59,6 +59,15 @@ impl World {
 
     /// A world of so many nodes.
     pub fn of(apart: Apart, count: u16) -> World {
+        World::made(apart, count, |_| String::new())
+    }
+
+    /// `rules`: more lines for the DC, given where slots are.
+    pub fn with_rules(apart: Apart, rules: impl FnOnce(&dyn Fn(Place, u16) -> Slot) -> String) -> World {
+        World::made(apart, if apart == Apart::OneNode { 1 } else { 2 }, rules)
+    }
+
+    fn made(apart: Apart, count: u16, rules: impl FnOnce(&dyn Fn(Place, u16) -> Slot) -> String) -> World {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let file = dir.path().join("cluster.toml");
         let key = dir.path().join("cluster.key");
@@ -76,6 +85,7 @@ impl World {
         }
         text +=
             &format!("[[dc]]\nid = 1\nname = \"dc\"\nnodes = {ids:?}\nslots_per_node = {SLOTS_PER_NODE}\n");
+        text += &rules(&|place, number| slot_of(apart, place, number));
         drop(held);
         std::fs::write(&file, text).expect("the cluster file");
         let nodes: Vec<NodeId> = ids.iter().map(|id| NodeId(*id)).collect();
@@ -103,11 +113,7 @@ impl World {
     }
 
     fn index(&self, place: Place) -> usize {
-        match (place, self.apart) {
-            (Place::Here, _) | (_, Apart::OneNode) => 0,
-            (Place::There, _) => 1,
-            (Place::Beyond, _) => 2,
-        }
+        index_of(self.apart, place)
     }
 
     pub fn is_remote(&self) -> bool {
@@ -116,8 +122,7 @@ impl World {
 
     /// A slot of the place's own range, the same one for the same number.
     pub fn slot(&self, place: Place, number: u16) -> Slot {
-        let base = if place == Place::There { 32 } else { 0 };
-        Slot(self.index(place) as u16 * SLOTS_PER_NODE + base % SLOTS_PER_NODE + number)
+        slot_of(self.apart, place, number)
     }
 
     /// Where the place's daemon listens.
@@ -172,6 +177,19 @@ impl World {
             None => drop(self.daemons[1].take()),
         }
     }
+}
+
+fn index_of(apart: Apart, place: Place) -> usize {
+    match (place, apart) {
+        (Place::Here, _) | (_, Apart::OneNode) => 0,
+        (Place::There, _) => 1,
+        (Place::Beyond, _) => 2,
+    }
+}
+
+fn slot_of(apart: Apart, place: Place, number: u16) -> Slot {
+    let base = if place == Place::There { 32 } else { 0 };
+    Slot(index_of(apart, place) as u16 * SLOTS_PER_NODE + base + number)
 }
 
 /// Somebody bound in a thread of its own.

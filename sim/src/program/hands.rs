@@ -62,7 +62,8 @@ impl Hands<'_> {
         let side = self.site.peer_side(i).ok_or(Unavailable::NoMemory)?;
         self.home.sides_used += 1;
         let doorbell = i.doorbell as usize;
-        Ok(Introduced { peer: i.peer, own, side, memory: i.memory, doorbell, proxied: i.proxied, ring: None })
+        let Introduction { peer, memory, proxied, allowed, .. } = *i;
+        Ok(Introduced { peer, own, side, memory, doorbell, proxied, allowed, ring: None })
     }
 }
 
@@ -98,6 +99,7 @@ impl Host for Hands<'_> {
             }
             Reply::Rings { peer, .. } => Some(Pulled::Rings { peer, ring: None }),
             Reply::Gone { peer } => Some(Pulled::Gone { peer }),
+            Reply::Warned { endpoint } => Some(Pulled::Warned { endpoint }),
             Reply::Nothing => None,
             _ => return Err(Unavailable::Broken),
         };

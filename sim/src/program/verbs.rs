@@ -254,7 +254,7 @@ impl Body {
     ) -> Next {
         match verb {
             Verb::Notify(bits) => {
-                if self.core.notify(index, bits) {
+                if self.core.notify(index, bits).is_ok() {
                     scene.ledger.raised(self.me, to, bits.into());
                 } else {
                     scene.told_dead(self.me, to);
@@ -263,7 +263,7 @@ impl Body {
                 self.think(scene)
             }
             Verb::Wake => {
-                if self.core.wake(index) {
+                if self.core.wake(index).is_ok() {
                     scene.ledger.raised(self.me, to, WAKE);
                 } else {
                     scene.told_dead(self.me, to);
@@ -307,7 +307,7 @@ impl Body {
                     });
                     break;
                 }
-                Err(PostError::Corrupt(why)) => {
+                Err(why @ (PostError::Corrupt(_) | PostError::NotPermitted)) => {
                     scene.ledger.find("corrupt", Some(format!("{} posting to {to}: {why}", self.me)));
                     break;
                 }

@@ -413,6 +413,7 @@ impl Found {
             Found::Got(delivery) => match delivery.what() {
                 What::Notification { .. } => "a notification",
                 What::Woken => "a wake-up",
+                What::Warned => "a warning",
                 What::Message | What::Request { .. } | What::Reply => "a message",
             },
             Found::Received(_) => "the end of a source",

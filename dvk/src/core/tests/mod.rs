@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 
 use abi::limits::{CALLS_KNOWN_EVERY, EXTENTS_PER_PAIR_MAX, LANE_SLOTS, REPLY_SLOTS};
 use abi::table::{Entry, State};
-use abi::{DcId, Endpoint, Generation, NodeId, Slot, doorbell, side, slot, table};
+use abi::{Allowed, DcId, Endpoint, Generation, Level, NodeId, Slot, doorbell, side, slot, table};
 use shm::doorbell::Doorbells;
 use shm::lane::Withdrawal;
 use shm::pool::Pool;
 use shm::side::OwnSide;
 use shm::words::OwnWords;
 
+mod privileges;
 mod relay;
 
 use super::*;
@@ -67,7 +68,8 @@ impl Node {
     }
 
     fn set(&self, endpoint: Endpoint, state: State) {
-        let entry = Entry { state, node: NodeId(1), proxy: 0, generation: endpoint.generation };
+        let entry =
+            Entry { state, node: NodeId(1), proxy: 0, generation: endpoint.generation, level: Level::Server };
         self.table.store(table::of_slot(endpoint.slot), entry.to_word(), Ordering::Release);
     }
 
@@ -118,6 +120,7 @@ fn local(peer: Endpoint, own: &OwnSide, theirs: &OwnSide, memory: u32) -> Introd
         memory,
         doorbell: doorbell::of_slot(peer.slot),
         proxied: false,
+        allowed: Allowed::ALL,
         ring: None,
     }
 }
@@ -293,17 +296,17 @@ fn a_wake_up_comes_first_waits_for_a_receive_from_anybody_and_comes_once() {
     let mut node = Node::new();
     let (mut a, mut b, to_b, _) = node.pair();
     a.post(to_b, text(b"later")).unwrap();
-    assert!(a.notify(to_b, 1) && a.wake(to_b) && a.wake(to_b));
+    assert_eq!([a.notify(to_b, 1), a.wake(to_b), a.wake(to_b)], [Ok(()); 3]);
     let from_a = node.from(&mut b, at(1)).unwrap();
     assert_eq!(from_a.what(), What::Notification { bits: 1 });
     assert_eq!(node.from(&mut b, at(1)).unwrap().inline(), b"later");
     assert!(node.from(&mut b, at(1)).is_none());
-    assert!(a.notify(to_b, 2));
+    assert_eq!(a.notify(to_b, 2), Ok(()));
     let woken = node.accepting(&mut b, NO_NOTES).unwrap();
     assert_eq!((woken.what(), woken.source()), (What::Woken, at(1)));
     assert_eq!(node.any(&mut b).unwrap().what(), What::Notification { bits: 2 });
     assert!(node.any(&mut b).is_none());
-    assert!(a.wake(to_b));
+    assert_eq!(a.wake(to_b), Ok(()));
     assert_eq!(node.accepting(&mut b, NO_NOTES).unwrap().what(), What::Woken);
     assert!(node.accepting(&mut b, NO_NOTES).is_none() && b.is_quiet());
 }
@@ -340,9 +343,9 @@ fn notifications_are_one_bit_each_however_often_raised_and_come_before_messages(
     let mut node = Node::new();
     let (mut a, mut b, to_b, _) = node.pair();
     a.post(to_b, text(b"m")).unwrap();
-    assert!(a.notify(to_b, 1) && a.notify(to_b, 1) && a.notify(to_b, 1 << 31));
+    assert_eq!([1, 1, 1 << 31].map(|bits| a.notify(to_b, bits)), [Ok(()); 3]);
     assert_eq!(node.any(&mut b).unwrap().what(), What::Notification { bits: 1 | 1 << 31 });
-    assert!(a.notify(to_b, 2));
+    assert_eq!(a.notify(to_b, 2), Ok(()));
     assert_eq!(node.any(&mut b).unwrap().what(), What::Message);
     assert_eq!(node.any(&mut b).unwrap().what(), What::Notification { bits: 2 });
     assert!(node.any(&mut b).is_none());
@@ -353,7 +356,7 @@ fn a_bit_raised_again_between_two_looks_of_one_take_is_not_handed_out_empty() {
     let mut node = Node::new();
     let (mut a, mut b, to_b, _) = node.pair();
     for round in 0..40 {
-        assert!(a.notify(to_b, 1 << (round % 32)));
+        assert_eq!(a.notify(to_b, 1 << (round % 32)), Ok(()));
         let got = node.from(&mut b, at(1)).unwrap();
         assert_eq!(got.what(), What::Notification { bits: 1 << (round % 32) });
         assert!(node.from(&mut b, at(1)).is_none());
@@ -382,7 +385,7 @@ fn what_a_dead_sender_published_is_received_before_its_death() {
     let (mut a, mut b, to_b, _) = node.pair();
     a.post(to_b, text(b"1")).unwrap();
     a.post(to_b, text(b"2")).unwrap();
-    assert!(a.notify(to_b, 4));
+    assert_eq!(a.notify(to_b, 4), Ok(()));
     node.set(at(1), State::Dead);
     b.poll_from_end(at(1), &mut node.hands).unwrap();
     drop(a);

@@ -206,7 +206,13 @@ fn a_client_that_this_node_has_not_heard_of_yet_is_not_taken_for_dead() {
     let mut three = Three::with_client(true);
     let call = three.call();
     three.pass_on();
-    let earlier = Entry { state: State::Dead, node: NodeId(2), proxy: 0, generation: Generation(6) };
+    let earlier = Entry {
+        state: State::Dead,
+        node: NodeId(2),
+        proxy: 0,
+        generation: Generation(6),
+        level: Level::Server,
+    };
     three.node.table.store(table::of_slot(at(1).slot), earlier.to_word(), Ordering::Release);
     assert!(three.received().is_none());
     three.cores[T].suspect_all(Duration::ZERO);
