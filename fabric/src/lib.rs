@@ -48,6 +48,8 @@ pub struct Desc<'a> {
     /// Announce it: the pieces cross only when the other end has accepted, straight into the buffer it names.
     /// Without it, head and pieces arrive in one posted buffer and are at most `caps().message_bytes_max` together.
     pub bulk: bool,
+    /// Who shares the wire with whom: bulk bytes of one flow wait for one turn of each other flow, not for all of them.
+    pub flow: u16,
 }
 
 /// What a fabric can do. Honest: conformance tests ask for exactly this.
@@ -57,7 +59,7 @@ pub struct Caps {
     pub message_bytes_max: u32,
     /// Largest bulk message's pieces.
     pub bulk_bytes_max: u64,
-    /// Descriptors that may be posted to one peer and not yet completed.
+    /// Descriptors that may be posted to one peer and not yet completed; half of them may be bulk.
     pub posted_max: usize,
     /// Pieces are read by the device or the kernel from where they are.
     pub zero_copy: bool,

@@ -2,12 +2,13 @@
 //!
 //! Key type: [`Outbox`]. Heads are copied into slots that are made with the session and used again; pieces are sent from
 //! where they lie. Frames are lined up for one `sendmsg` at a time: control, then messages, then at most one bulk frame,
-//! so that a message waits for no more than that frame. Neighbours: `session` writes it, `inbox` hands answers in.
+//! so that a message waits for no more than that frame. Bulk frames take turns by flow, within a flow by message.
+//! Neighbours: `session` writes it, `inbox` hands answers in.
 
 use std::collections::VecDeque;
 
 use abi::extent::Corrupt;
-use abi::limits::{BULK_BYTES_MAX, HEAD_BYTES_MAX, PIECES_MAX};
+use abi::limits::{BULK_TURN_BYTES, HEAD_BYTES_MAX, PIECES_MAX};
 use abi::wire::{HEADER_BYTES, Header, Kind};
 use fabric::regions::{Pieces, Regions};
 use fabric::{Completion, Desc};
@@ -52,6 +53,7 @@ struct Bulk {
     token: u64,
     pieces: Pieces,
     bytes: u64,
+    flow: u16,
     state: State,
 }
 
@@ -60,6 +62,37 @@ enum Frame {
     Control([u8; HEADER_BYTES]),
     Message(u16),
     Bulk { index: u16, header: [u8; HEADER_BYTES], offset: u64, bytes: u32 },
+}
+
+/// Accepted bulk messages, in turn by flow: a flow with many of them has no more frames than one with a single one.
+#[derive(Default)]
+struct Flows {
+    flows: VecDeque<(u16, VecDeque<u16>)>,
+}
+
+impl Flows {
+    fn push(&mut self, flow: u16, index: u16) {
+        match self.flows.iter_mut().find(|(id, _)| *id == flow) {
+            Some((_, turn)) => turn.push_back(index),
+            None => self.flows.push_back((flow, VecDeque::from([index]))),
+        }
+    }
+
+    /// The next one's turn. Its flow goes to the end of the line, with it or without.
+    fn pop(&mut self) -> Option<u16> {
+        loop {
+            let (flow, mut turn) = self.flows.pop_front()?;
+            // An empty one stays until its next turn: the message at work comes back to it.
+            if let Some(index) = turn.pop_front() {
+                self.flows.push_back((flow, turn));
+                return Some(index);
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.flows.iter().map(|(_, turn)| turn.len()).sum()
+    }
 }
 
 /// The sending half of a session.
@@ -72,8 +105,8 @@ pub struct Outbox {
     control: VecDeque<[u8; HEADER_BYTES]>,
     bulk: Vec<Bulk>,
     bulk_vacant: Vec<u16>,
-    /// Accepted bulk messages, in turn.
-    sending: VecDeque<u16>,
+    /// Accepted bulk messages.
+    sending: Flows,
     serial: u64,
     /// Frames in the order of the wire; of the first one, `done_bytes` are written.
     lineup: VecDeque<Frame>,
@@ -93,11 +126,11 @@ impl Outbox {
             waiting: VecDeque::with_capacity(MESSAGES_POSTED_MAX),
             control: VecDeque::with_capacity(64),
             bulk: vec![
-                Bulk { serial: 0, token: 0, pieces: none, bytes: 0, state: State::Vacant };
+                Bulk { serial: 0, token: 0, pieces: none, bytes: 0, flow: 0, state: State::Vacant };
                 BULK_POSTED_MAX
             ],
             bulk_vacant: indices(BULK_POSTED_MAX),
-            sending: VecDeque::with_capacity(BULK_POSTED_MAX),
+            sending: Flows::default(),
             serial: 0,
             lineup: VecDeque::with_capacity(VECTORS_MAX),
             done_bytes: 0,
@@ -117,8 +150,8 @@ impl Outbox {
             let Some(index) = self.bulk_vacant.pop() else { return false };
             self.serial += 1;
             let bytes = pieces.len_bytes();
-            self.bulk[index as usize] =
-                Bulk { serial: self.serial, token: desc.token, pieces, bytes, state: State::Posted };
+            let (serial, token, flow) = (self.serial, desc.token, desc.flow);
+            self.bulk[index as usize] = Bulk { serial, token, pieces, bytes, flow, state: State::Posted };
             let token = self.serial << INDEX_BITS | index as u64;
             let len_bytes = desc.head.len() as u32;
             (Header { kind: Kind::Announce, len_bytes, token, arg: bytes }, Some(index))
@@ -166,7 +199,7 @@ impl Outbox {
         };
         if wanted && bulk.bytes > 0 {
             bulk.state = State::Sending { sent: 0 };
-            self.sending.push_back(index as u16);
+            self.sending.push(bulk.flow, index as u16);
             return Ok(None);
         }
         let (token, peer) = (bulk.token, commons.peer);
@@ -202,10 +235,10 @@ impl Outbox {
     }
 
     fn line_up_bulk(&mut self) {
-        let Some(index) = self.sending.pop_front() else { return };
+        let Some(index) = self.sending.pop() else { return };
         let bulk = &mut self.bulk[index as usize];
         let State::Sending { sent } = &mut bulk.state else { return };
-        let bytes = (bulk.bytes - *sent).min(BULK_BYTES_MAX as u64) as u32;
+        let bytes = (bulk.bytes - *sent).min(BULK_TURN_BYTES as u64) as u32;
         let token = bulk.serial << INDEX_BITS | index as u64;
         let header = Header { kind: Kind::Bulk, len_bytes: bytes, token, arg: *sent }.to_bytes();
         self.lineup.push_back(Frame::Bulk { index, header, offset: *sent, bytes });
@@ -288,7 +321,7 @@ impl Outbox {
                 self.bulk_lined_up = false;
                 let bulk = self.bulk[index as usize];
                 if bulk.state != (State::Sending { sent: bulk.bytes }) {
-                    return self.sending.push_back(index);
+                    return self.sending.push(bulk.flow, index);
                 }
                 self.vacate(index, commons);
                 commons.ready.push_back(Completion::Sent { peer, token: bulk.token });
@@ -346,5 +379,31 @@ impl<'a> Gather<'_, 'a> {
             self.count += 1;
             self.bytes += len_bytes;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_take_turns_however_many_messages_they_have() {
+        let mut flows = Flows::default();
+        (0..5).for_each(|index| flows.push(1, index));
+        flows.push(2, 9);
+        let mut order = Vec::new();
+        for _ in 0..6 {
+            let index = flows.pop().unwrap();
+            flows.push(if index == 9 { 2 } else { 1 }, index);
+            order.push(index);
+        }
+        assert_eq!((order, flows.len()), (vec![0, 9, 1, 9, 2, 9], 6));
+    }
+
+    #[test]
+    fn a_flow_that_is_through_is_forgotten() {
+        let mut flows = Flows::default();
+        flows.push(1, 0);
+        assert_eq!((flows.pop(), flows.pop(), flows.flows.len()), (Some(0), None, 0));
     }
 }
