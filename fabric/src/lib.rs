@@ -17,7 +17,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use abi::courier::LinkState;
+use abi::courier::{LinkState, Packed};
 use abi::{Incarnation, NodeId};
 use shm::map::Mapping;
 
@@ -144,6 +144,11 @@ pub trait Fabric {
 
     /// When `poll` must be called at the latest.
     fn deadline(&self) -> Option<Time>;
+
+    /// What packing has gained, for a fabric that packs.
+    fn packed(&self) -> Packed {
+        Packed::default()
+    }
 
     /// End and refuse all sessions with this incarnation of the node: it was declared dead.
     fn fence(&mut self, peer: NodeId, incarnation: Incarnation);

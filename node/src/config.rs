@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use abi::{DcId, Incarnation, Name, NodeId, Slot};
+use proxy_tcp::Packing;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -76,6 +77,8 @@ pub struct ClusterProxy {
     pub name: String,
     pub kind: String,
     pub nodes: BTreeSet<NodeId>,
+    /// How payload travels between its nodes.
+    pub compression: Packing,
 }
 
 /// A whole cluster file, checked.
@@ -130,6 +133,7 @@ struct DcShape {
 struct ProxyShape {
     name: Spanned<String>,
     kind: Spanned<String>,
+    compression: Option<Spanned<String>>,
     nodes: Option<Spanned<Vec<Spanned<u16>>>>,
 }
 
@@ -207,6 +211,7 @@ impl Cluster {
                     index,
                     name: p.name.clone(),
                     kind: p.kind.clone(),
+                    compression: p.compression,
                     nodes: p.nodes.iter().copied().filter(|n| *n != node.id).collect(),
                 })
                 .filter(|p| !p.nodes.is_empty())

@@ -15,6 +15,7 @@ use fabric::{Completion, Desc};
 use shm::os::pieces::{PIECES_MAX as VECTORS_MAX, Piece as Vector};
 
 use crate::commons::{BULK_POSTED_MAX, Commons, MESSAGES_POSTED_MAX};
+use crate::pack::{PACKED_BYTES_MIN, Packer};
 
 /// Control frames that may wait before the session takes nothing more from its peer.
 const CONTROL_MAX: usize = 2048;
@@ -32,6 +33,8 @@ struct Entry {
     pieces: Pieces,
     /// The bulk message this announces.
     bulk: Option<u16>,
+    /// It stands in its slot's place of `packs`, header and all.
+    packed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,7 +64,17 @@ struct Bulk {
 enum Frame {
     Control([u8; HEADER_BYTES]),
     Message(u16),
-    Bulk { index: u16, header: [u8; HEADER_BYTES], offset: u64, bytes: u32 },
+    Bulk {
+        index: u16,
+        header: [u8; HEADER_BYTES],
+        offset: u64,
+        bytes: u32,
+    },
+    /// Its payload stands in `bulk_pack`.
+    PackedBulk {
+        index: u16,
+        header: [u8; HEADER_BYTES],
+    },
 }
 
 /// Accepted bulk messages, in turn by flow: a flow with many of them has no more frames than one with a single one.
@@ -113,15 +126,24 @@ pub struct Outbox {
     done_bytes: usize,
     vectors: usize,
     bulk_lined_up: bool,
+    /// The session packs: what with, and where packed bytes stand until they are written.
+    packer: Option<Packer>,
+    plain: Vec<u8>,
+    scratch: Vec<u8>,
+    packs: Vec<Vec<u8>>,
+    bulk_pack: Vec<u8>,
 }
 
 impl Outbox {
-    pub fn new() -> Outbox {
+    pub fn new(packs: bool) -> Outbox {
         let none = Pieces::new(&[]);
         let indices = |count: usize| (0..count as u16).rev().collect::<Vec<_>>();
         Outbox {
             slots: vec![0; MESSAGES_POSTED_MAX * SLOT_BYTES],
-            entries: vec![Entry { token: 0, slot_bytes: 0, pieces: none, bulk: None }; MESSAGES_POSTED_MAX],
+            entries: vec![
+                Entry { token: 0, slot_bytes: 0, pieces: none, bulk: None, packed: false };
+                MESSAGES_POSTED_MAX
+            ],
             vacant: indices(MESSAGES_POSTED_MAX),
             waiting: VecDeque::with_capacity(MESSAGES_POSTED_MAX),
             control: VecDeque::with_capacity(64),
@@ -136,6 +158,11 @@ impl Outbox {
             done_bytes: 0,
             vectors: 0,
             bulk_lined_up: false,
+            packer: packs.then(Packer::default),
+            plain: Vec::new(),
+            scratch: Vec::new(),
+            packs: vec![Vec::new(); MESSAGES_POSTED_MAX],
+            bulk_pack: Vec::new(),
         }
     }
 
@@ -165,7 +192,7 @@ impl Outbox {
         bytes[HEADER_BYTES..].copy_from_slice(desc.head);
         let pieces = if desc.bulk { Pieces::new(&[]) } else { pieces };
         self.entries[slot as usize] =
-            Entry { token: desc.token, slot_bytes: slot_bytes as u32, pieces, bulk };
+            Entry { token: desc.token, slot_bytes: slot_bytes as u32, pieces, bulk, packed: false };
         self.waiting.push_back(slot);
         true
     }
@@ -177,6 +204,37 @@ impl Outbox {
     /// So much is said to a peer that does not listen that it is not heard either.
     pub fn is_overfull(&self) -> bool {
         self.control.len() >= CONTROL_MAX
+    }
+
+    pub fn packs(&self) -> bool {
+        self.packer.is_some()
+    }
+
+    /// Packs a message that is about to be lined up, if that gains: from now on it is sent from `packs`.
+    fn pack_message(&mut self, slot: u16, commons: &mut Commons) {
+        let Some(packer) = &mut self.packer else { return };
+        let entry = &mut self.entries[slot as usize];
+        let head = &self.slots[slot as usize * SLOT_BYTES..][HEADER_BYTES..entry.slot_bytes as usize];
+        let plain_bytes = head.len() + entry.pieces.len_bytes() as usize;
+        if entry.bulk.is_some() || plain_bytes < PACKED_BYTES_MIN {
+            return;
+        }
+        self.plain.clear();
+        self.plain.extend_from_slice(head);
+        copy_out(&mut self.plain, &commons.regions, entry.pieces.as_slice().iter().copied());
+        let mut payload = std::mem::take(&mut self.scratch);
+        entry.packed = packer.pack(&self.plain, &mut payload);
+        commons.packed.plain_bytes += plain_bytes as u64;
+        commons.packed.wire_bytes += if entry.packed { payload.len() as u64 } else { plain_bytes as u64 };
+        if entry.packed {
+            let (len_bytes, arg) = (payload.len() as u32, plain_bytes as u64);
+            let header = Header { kind: Kind::PackedMessage, len_bytes, token: 0, arg };
+            let pack = &mut self.packs[slot as usize];
+            pack.clear();
+            pack.extend_from_slice(&header.to_bytes());
+            pack.extend_from_slice(&payload);
+        }
+        self.scratch = payload;
     }
 
     /// There are bytes that the kernel has not taken.
@@ -215,7 +273,7 @@ impl Outbox {
     }
 
     /// Lines up frames until one call's vectors are full.
-    pub fn line_up(&mut self) {
+    pub fn line_up(&mut self, commons: &mut Commons) {
         // A frame has at most its header or slot, and its pieces; one bulk frame always finds room.
         let room = VECTORS_MAX - 2 * (1 + PIECES_MAX);
         while self.vectors < room {
@@ -223,6 +281,7 @@ impl Outbox {
                 self.lineup.push_back(Frame::Control(header));
                 self.vectors += 1;
             } else if let Some(slot) = self.waiting.pop_front() {
+                self.pack_message(slot, commons);
                 self.lineup.push_back(Frame::Message(slot));
                 self.vectors += 1 + self.entries[slot as usize].pieces.as_slice().len();
             } else {
@@ -230,19 +289,39 @@ impl Outbox {
             }
         }
         if !self.bulk_lined_up {
-            self.line_up_bulk();
+            self.line_up_bulk(commons);
         }
     }
 
-    fn line_up_bulk(&mut self) {
+    fn line_up_bulk(&mut self, commons: &mut Commons) {
         let Some(index) = self.sending.pop() else { return };
         let bulk = &mut self.bulk[index as usize];
         let State::Sending { sent } = &mut bulk.state else { return };
         let bytes = (bulk.bytes - *sent).min(BULK_TURN_BYTES as u64) as u32;
         let token = bulk.serial << INDEX_BITS | index as u64;
-        let header = Header { kind: Kind::Bulk, len_bytes: bytes, token, arg: *sent }.to_bytes();
-        self.lineup.push_back(Frame::Bulk { index, header, offset: *sent, bytes });
+        let offset = *sent;
         *sent += bytes as u64;
+        let pieces = bulk.pieces;
+        let packed = match &mut self.packer {
+            Some(packer) => {
+                self.plain.clear();
+                copy_out(&mut self.plain, &commons.regions, pieces.part(offset, bytes as u64));
+                let packed = packer.pack(&self.plain, &mut self.bulk_pack);
+                commons.packed.plain_bytes += bytes as u64;
+                commons.packed.wire_bytes += if packed { self.bulk_pack.len() as u64 } else { bytes as u64 };
+                packed
+            }
+            None => false,
+        };
+        if packed {
+            let arg = (bytes as u64) << 32 | offset;
+            let len_bytes = self.bulk_pack.len() as u32;
+            let header = Header { kind: Kind::PackedBulk, len_bytes, token, arg }.to_bytes();
+            self.lineup.push_back(Frame::PackedBulk { index, header });
+        } else {
+            let header = Header { kind: Kind::Bulk, len_bytes: bytes, token, arg: offset }.to_bytes();
+            self.lineup.push_back(Frame::Bulk { index, header, offset, bytes });
+        }
         self.vectors += 1 + PIECES_MAX;
         self.bulk_lined_up = true;
     }
@@ -257,6 +336,13 @@ impl Outbox {
         for frame in &self.lineup {
             match frame {
                 Frame::Control(header) => out.bytes(header),
+                Frame::PackedBulk { header, .. } => {
+                    out.bytes(header);
+                    out.bytes(&self.bulk_pack);
+                }
+                Frame::Message(slot) if self.entries[*slot as usize].packed => {
+                    out.bytes(&self.packs[*slot as usize]);
+                }
                 Frame::Message(slot) => {
                     let entry = &self.entries[*slot as usize];
                     out.bytes(&self.slots[*slot as usize * SLOT_BYTES..][..entry.slot_bytes as usize]);
@@ -292,6 +378,8 @@ impl Outbox {
     fn frame_bytes(&self, frame: &Frame) -> usize {
         match frame {
             Frame::Control(_) => HEADER_BYTES,
+            Frame::PackedBulk { .. } => HEADER_BYTES + self.bulk_pack.len(),
+            Frame::Message(slot) if self.entries[*slot as usize].packed => self.packs[*slot as usize].len(),
             Frame::Message(slot) => {
                 let entry = &self.entries[*slot as usize];
                 entry.slot_bytes as usize + entry.pieces.len_bytes() as usize
@@ -316,7 +404,7 @@ impl Outbox {
                     }
                 }
             }
-            Frame::Bulk { index, .. } => {
+            Frame::Bulk { index, .. } | Frame::PackedBulk { index, .. } => {
                 self.vectors -= 1 + PIECES_MAX;
                 self.bulk_lined_up = false;
                 let bulk = self.bulk[index as usize];
@@ -334,7 +422,7 @@ impl Outbox {
         let peer = commons.peer;
         let lined_up = self.lineup.drain(..).filter_map(|frame| match frame {
             Frame::Message(slot) => Some(slot),
-            Frame::Control(_) | Frame::Bulk { .. } => None,
+            Frame::Control(_) | Frame::Bulk { .. } | Frame::PackedBulk { .. } => None,
         });
         for slot in lined_up.chain(self.waiting.drain(..)) {
             let entry = &self.entries[slot as usize];
@@ -348,6 +436,16 @@ impl Outbox {
             commons.regions.release_all(&bulk.pieces);
             commons.ready.push_back(Completion::Failed { peer, token: bulk.token });
         }
+    }
+}
+
+/// Appends the bytes of pieces.
+fn copy_out(out: &mut Vec<u8>, regions: &Regions, pieces: impl Iterator<Item = fabric::Piece>) {
+    for piece in pieces {
+        let at = out.len();
+        out.resize(at + piece.len_bytes as usize, 0);
+        let read = regions.map(piece.region).read_into(piece.offset_bytes as usize, &mut out[at..]);
+        read.expect("a piece that was checked when posted");
     }
 }
 

@@ -168,6 +168,10 @@ impl Core {
                 sessions: t.sessions,
                 corrupt: t.corrupt,
                 pairs: t.pairs,
+                compression: plan.compression.name().to_owned(),
+                packed_sessions: t.packed.sessions,
+                plain_bytes: t.packed.plain_bytes,
+                packed_bytes: t.packed.wire_bytes,
             });
         }
         views
