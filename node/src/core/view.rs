@@ -66,6 +66,12 @@ pub struct ProxyView {
     pub sessions: u64,
     pub corrupt: u64,
     pub pairs: u64,
+    /// As the cluster file says; and how many sessions pack, because the other end wants it too.
+    pub compression: String,
+    pub packed_sessions: u64,
+    /// Bytes of payload that might have been packed, and what they took on the wire.
+    pub plain_bytes: u64,
+    pub packed_bytes: u64,
 }
 
 /// One endpoint, here or elsewhere.
