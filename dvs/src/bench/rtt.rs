@@ -91,8 +91,15 @@ struct Flood {
 impl Flood {
     fn start(ground: &Ground<'_>) -> Result<Option<Flood>> {
         let Some(dc) = ground.flood else { return Ok(None) };
-        let receiver = ground.start_in(dc, ground.far, "flood-in", 0, &["pour-in".to_owned()])?;
-        let role = ["pour-out", &ground.name("flood-in", 0), "--size-bytes", FLOOD_BYTES, "--loan"];
+        let receiver = ground.start_in(
+            dc,
+            ground.far,
+            "flood-in",
+            0,
+            &["pour-in", "--wait", ground.wait.name()].map(str::to_owned),
+        )?;
+        let (to, wait) = (ground.name("flood-in", 0), ground.wait.name());
+        let role = ["pour-out", &to, "--size-bytes", FLOOD_BYTES, "--wait", wait, "--loan"];
         let role = role.map(str::to_owned);
         let sender = ground.start_in(dc, ground.near, "flood-out", 0, &role)?;
         let mut flood = Flood { sender, receiver };
