@@ -124,6 +124,17 @@ pub struct Totals {
     pub sessions: u64,
     pub corrupt: u64,
     pub pairs: u64,
+    pub packed: Packed,
+}
+
+/// How far packing has made shorter what was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Packed {
+    /// Sessions now that pack: both ends want it.
+    pub sessions: u64,
+    /// Bytes of payload that might have been packed, and what they took on the wire.
+    pub plain_bytes: u64,
+    pub wire_bytes: u64,
 }
 
 /// A link to another node, as the proxy sees it.
@@ -298,6 +309,9 @@ impl FromProxy {
                 t.sessions,
                 t.corrupt,
                 t.pairs,
+                t.packed.sessions,
+                t.packed.plain_bytes,
+                t.packed.wire_bytes,
             ]),
         }
     }
@@ -336,6 +350,7 @@ impl FromProxy {
                     sessions: w[6],
                     corrupt: w[7],
                     pairs: w[8],
+                    packed: Packed { sessions: w[9], plain_bytes: w[10], wire_bytes: w[11] },
                 },
             },
             _ => return None,
@@ -381,6 +396,7 @@ mod tests {
         ] {
             assert_eq!(ToProxy::from_words(&m.to_words()), Some(m));
         }
+        let packed = Packed { sessions: 1, plain_bytes: 2, wire_bytes: 3 };
         for m in [
             FromProxy::Hello { version: 1, token: [2, 3] },
             FromProxy::Mapped { dc: DcId(1), index: 2 },
@@ -392,7 +408,10 @@ mod tests {
             FromProxy::Link { node, incarnation, state: LinkState::WrongKey },
             FromProxy::Directory { node, incarnation },
             FromProxy::Fenced { by: node },
-            FromProxy::Pong { number: 1, totals: Totals { slots_sent: 2, pairs: 3, ..Totals::default() } },
+            FromProxy::Pong {
+                number: 1,
+                totals: Totals { slots_sent: 2, pairs: 3, packed, ..Totals::default() },
+            },
         ] {
             assert_eq!(FromProxy::from_words(&m.to_words()), Some(m));
         }

@@ -84,6 +84,15 @@ pub const FRAME_BYTES_MAX: u32 = 64 << 10;
 pub const BULK_BYTES_MAX: u32 = 256 << 10;
 /// What a fabric copies at `post_send` and need not keep in a region.
 pub const HEAD_BYTES_MAX: usize = 1024;
+/// Bytes of one link's messages that a courier has posted at most, one run of slots more or less: what was posted before
+/// it is all that a DC with something new to say waits for, beside the others' turns.
+pub const LINK_POSTED_BYTES_MAX: u64 = 128 << 10;
+/// What one DC sends in slots before the next has its turn.
+pub const TURN_BYTES: u64 = 16 << 10;
+/// Extents that are pulled at once for one DC over one link, unless a single one is longer.
+pub const PULLED_BYTES_PER_DC_MAX: u64 = 4 << 20;
+/// Bytes of one bulk message that a TCP session sends before it looks for messages and for the bulk of other DCs.
+pub const BULK_TURN_BYTES: u32 = 64 << 10;
 /// Pieces of one posted message.
 pub const PIECES_MAX: usize = 3;
 
@@ -115,5 +124,6 @@ const _: () = assert!(LANE_SLOTS.is_power_of_two());
 const _: () = assert!(EXTENTS_PER_PAIR_MAX.is_power_of_two());
 const _: () = assert!(SLOT_HEADER_BYTES + INLINE_BYTES_MAX == SLOT_BYTES);
 const _: () = assert!(LOAN_BYTES_MAX as u64 <= EXTENT_BYTES_PER_PAIR_MAX);
+const _: () = assert!(BULK_TURN_BYTES <= BULK_BYTES_MAX && TURN_BYTES <= LINK_POSTED_BYTES_MAX);
 const _: () = assert!(LANE_SLOTS * SLOT_BYTES as u64 <= FRAME_BYTES_MAX as u64);
 const _: () = assert!(PROXY_POOL_BYTES_MAX >= LOAN_BYTES_MAX as u64 + PROXY_RECEIVER_BYTES_MAX);

@@ -50,6 +50,10 @@ pub enum Kind {
     Heartbeat = 21,
     /// The other end closes in good order.
     Bye = 22,
+    /// One message as an LZ4 block, `arg` bytes when unpacked. Only where both ends offered it.
+    PackedMessage = 23,
+    /// As [`Kind::Bulk`], the bytes as an LZ4 block: `arg` is the offset, and above bit 32 their length when unpacked.
+    PackedBulk = 24,
 }
 
 /// Why a handshake was refused: the `arg` of [`Kind::Refused`].
@@ -126,11 +130,13 @@ impl Header {
             20 => Kind::Bulk,
             21 => Kind::Heartbeat,
             22 => Kind::Bye,
+            23 => Kind::PackedMessage,
+            24 => Kind::PackedBulk,
             other => return Err(Corrupt::new("unknown frame kind", other as u64).into()),
         };
         let len_bytes = (first >> 32) as u32;
         let max = match kind {
-            Kind::Message => FRAME_BYTES_MAX,
+            Kind::Message | Kind::PackedMessage | Kind::PackedBulk => FRAME_BYTES_MAX,
             Kind::Announce => HEAD_BYTES_MAX as u32,
             Kind::Bulk => BULK_BYTES_MAX,
             Kind::Hello | Kind::Welcome | Kind::Proof | Kind::Ready => 256,

@@ -166,6 +166,18 @@ pub fn proxies(place: &Place, node: Option<&str>, output: &Output) -> Result<()>
     })
 }
 
+/// The kind, and with how many of its nodes it packs, to which part.
+fn kind_text(p: &ProxyView) -> String {
+    if p.compression == "none" {
+        return p.kind.clone();
+    }
+    let part = match p.plain_bytes {
+        0 => String::new(),
+        plain => format!(", to {} %", p.packed_bytes * 100 / plain),
+    };
+    format!("{}+{} ({} of {}{part})", p.kind, p.compression, p.packed_sessions, p.nodes.len())
+}
+
 fn proxies_text(rows: &[(String, ProxyView)], output: &Output) -> String {
     let columns =
         ["PROXY", "NODE", "KIND", "TO", "STATE", "FOR", ">PID", ">RESTARTS", ">PAIRS", ">SENT", ">RECEIVED"];
@@ -177,7 +189,7 @@ fn proxies_text(rows: &[(String, ProxyView)], output: &Output) -> String {
         table.row(vec![
             p.name.clone(),
             node.clone(),
-            p.kind.clone(),
+            kind_text(p),
             to.join(","),
             p.state.clone(),
             span(p.since_ms),

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use abi::courier::{Attach, FromProxy, TAIL_BYTES_MAX, ToProxy};
+use abi::courier::{Attach, FromProxy, TAIL_BYTES_MAX, ToProxy, Totals};
 use abi::limits::{RESCAN_FIRST_MS, RESCAN_MAX_MS};
 use abi::member::{SegmentKind, VERSION, WORDS, Words};
 use abi::{DcId, NodeId, doorbell, side};
@@ -339,7 +339,7 @@ impl Driver {
                 self.courier.send_directory((node.0 != 0).then_some(node), tail);
             }
             ToProxy::Ping { number } => {
-                let totals = self.courier.totals();
+                let totals = Totals { packed: self.fabric.packed(), ..self.courier.totals() };
                 self.tell(FromProxy::Pong { number, totals }, &[]);
             }
             ToProxy::Bell { local, remote } => {

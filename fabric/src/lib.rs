@@ -17,7 +17,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use abi::courier::LinkState;
+use abi::courier::{LinkState, Packed};
 use abi::{Incarnation, NodeId};
 use shm::map::Mapping;
 
@@ -48,6 +48,8 @@ pub struct Desc<'a> {
     /// Announce it: the pieces cross only when the other end has accepted, straight into the buffer it names.
     /// Without it, head and pieces arrive in one posted buffer and are at most `caps().message_bytes_max` together.
     pub bulk: bool,
+    /// Who shares the wire with whom: bulk bytes of one flow wait for one turn of each other flow, not for all of them.
+    pub flow: u16,
 }
 
 /// What a fabric can do. Honest: conformance tests ask for exactly this.
@@ -57,7 +59,7 @@ pub struct Caps {
     pub message_bytes_max: u32,
     /// Largest bulk message's pieces.
     pub bulk_bytes_max: u64,
-    /// Descriptors that may be posted to one peer and not yet completed.
+    /// Descriptors that may be posted to one peer and not yet completed; half of them may be bulk.
     pub posted_max: usize,
     /// Pieces are read by the device or the kernel from where they are.
     pub zero_copy: bool,
@@ -142,6 +144,11 @@ pub trait Fabric {
 
     /// When `poll` must be called at the latest.
     fn deadline(&self) -> Option<Time>;
+
+    /// What packing has gained, for a fabric that packs.
+    fn packed(&self) -> Packed {
+        Packed::default()
+    }
 
     /// End and refuse all sessions with this incarnation of the node: it was declared dead.
     fn fence(&mut self, peer: NodeId, incarnation: Incarnation);

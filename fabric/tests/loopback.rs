@@ -78,7 +78,7 @@ fn a_restarted_node_has_a_new_incarnation_and_nothing_of_the_old_one() {
     ));
     poll(&mut reborn);
     assert!(poll(&mut two).is_empty(), "the old life sees nothing");
-    let desc = [Desc { token: 1, head: b"hello", pieces: &[], bulk: false }];
+    let desc = [Desc { token: 1, head: b"hello", pieces: &[], bulk: false, flow: 0 }];
     assert_eq!(two.post_send(ONE, &desc), 0, "the old life says nothing");
     assert_eq!(one.post_send(TWO, &desc), 1);
     assert!(poll(&mut reborn).is_empty(), "the buffer of the old life is not used");
@@ -110,7 +110,7 @@ fn a_one_sided_wire_completes_bulk_in_another_order_than_it_was_posted() {
     let buffer = |i: u64| Piece { region: into, offset_bytes: i << 16, len_bytes: 1 << 16 };
     two.post_recv(&[buffer(1), buffer(2), buffer(3)]);
     let pieces = [Piece { region: from, offset_bytes: 0, len_bytes: 16 }];
-    let desc = [1, 2, 3].map(|token| Desc { token, head: b"", pieces: &pieces, bulk: true });
+    let desc = [1, 2, 3].map(|token| Desc { token, head: b"", pieces: &pieces, bulk: true, flow: 0 });
     assert_eq!(one.post_send(TWO, &desc), 3);
     for (i, completion) in poll(&mut two).into_iter().enumerate() {
         let Completion::Announced { token, .. } = completion else { panic!("{completion:?}") };
@@ -140,7 +140,7 @@ fn play(mut end: Loopback, peer: NodeId, rounds: u32, begins: bool) {
                 owed += u32::from(received < rounds || !begins);
             }
         }
-        let desc = [Desc { token: 1, head: b"ball", pieces: &[], bulk: false }];
+        let desc = [Desc { token: 1, head: b"ball", pieces: &[], bulk: false, flow: 0 }];
         while owed > 0 && end.post_send(peer, &desc) == 1 {
             owed -= 1;
         }

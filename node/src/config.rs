@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use abi::{DcId, Incarnation, Name, NodeId, Slot};
+use proxy_tcp::Packing;
 
 use crate::core::{DcPlan, GENERATIONS_AT_ONCE, Plan, ProxyPlan, Range, Rules};
 use shape::FileShape;
@@ -81,6 +82,8 @@ pub struct ClusterProxy {
     pub name: String,
     pub kind: String,
     pub nodes: BTreeSet<NodeId>,
+    /// How payload travels between its nodes.
+    pub compression: Packing,
 }
 
 /// A whole cluster file, checked.
@@ -169,6 +172,7 @@ impl Cluster {
                     index,
                     name: p.name.clone(),
                     kind: p.kind.clone(),
+                    compression: p.compression,
                     nodes: p.nodes.iter().copied().filter(|n| *n != node.id).collect(),
                 })
                 .filter(|p| !p.nodes.is_empty())

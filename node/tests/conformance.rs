@@ -24,6 +24,8 @@ mod conformance {
             mod one_node { $(#[test] fn $row() { super::$row($world(crate::support::Apart::OneNode)); })* }
             mod loopback { $(#[test] fn $row() { super::$row($world(crate::support::Apart::Loopback)); })* }
             mod one_sided { $(#[test] fn $row() { super::$row($world(crate::support::Apart::OneSided)); })* }
+            #[cfg(feature = "lz4")]
+            mod tcp_lz4 { $(#[test] fn $row() { super::$row($world(crate::support::Apart::TcpLz4)); })* }
             mod tcp { $(#[test] fn $row() { super::$row($world(crate::support::Apart::Tcp)); })* }
         };
     }

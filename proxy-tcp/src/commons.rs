@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use abi::NodeId;
+use abi::courier::Packed;
 use fabric::regions::Regions;
 use fabric::{Completion, Piece, Time};
 
@@ -28,6 +29,8 @@ pub struct Commons {
     pub peer: NodeId,
     /// Names for bulk messages that peers announce; none is used twice.
     pub announced: u64,
+    /// What packing has gained.
+    pub packed: Packed,
 }
 
 impl Commons {
@@ -39,6 +42,7 @@ impl Commons {
             now,
             peer: NodeId(0),
             announced: 0,
+            packed: Packed::default(),
         }
     }
 }

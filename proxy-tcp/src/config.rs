@@ -8,6 +8,7 @@ use abi::limits::{HEARTBEAT_EVERY_MS, LINK_DOWN_AFTER_MS, NODES_MAX};
 use abi::{Incarnation, NodeId};
 
 use crate::key::ClusterKey;
+use crate::pack::Packing;
 
 /// Who this node is, who the others are, and how patient to be.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct TcpConfig {
     pub link_down_after: Duration,
     /// How often a sign of life is sent when nothing else is.
     pub heartbeat_every: Duration,
+    /// How payload travels to a peer that wants it so too.
+    pub packing: Packing,
 }
 
 impl TcpConfig {
@@ -37,6 +40,7 @@ impl TcpConfig {
             key: None,
             link_down_after: Duration::from_millis(LINK_DOWN_AFTER_MS),
             heartbeat_every: Duration::from_millis(HEARTBEAT_EVERY_MS),
+            packing: Packing::None,
         }
     }
 
@@ -55,6 +59,9 @@ impl TcpConfig {
         }
         if self.key.is_none() && !self.listen.ip().is_loopback() {
             return Err(TcpError::NoKey { address: self.listen });
+        }
+        if !self.packing.is_built_in() {
+            return Err(TcpError::NoPacking { name: self.packing.name() });
         }
         Ok(())
     }
@@ -77,6 +84,10 @@ pub enum TcpError {
         #[source]
         source: std::io::Error,
     },
+    #[error(
+        "this program was built without {name}: build it with the feature `{name}`, or set compression = \"none\" in the cluster file"
+    )]
+    NoPacking { name: &'static str },
     #[error("node id {node} is not between 1 and {NODES_MAX}")]
     NoSuchNode { node: NodeId },
     #[error("node {node} occurs twice: every node has an id of its own")]

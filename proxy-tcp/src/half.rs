@@ -35,6 +35,8 @@ pub enum Progress {
     Stands {
         peer: NodeId,
         incarnation: Incarnation,
+        /// What both ends offered.
+        offers: u64,
     },
     Ended {
         peer: Option<NodeId>,
@@ -106,7 +108,9 @@ impl Half {
             let written = self.write(&out);
             out.clear();
             match step {
-                Step::Done { peer, incarnation } if written => return Progress::Stands { peer, incarnation },
+                Step::Done { peer, incarnation, offers } if written => {
+                    return Progress::Stands { peer, incarnation, offers };
+                }
                 Step::Failed { peer, state } => {
                     // It reads what was said last, then the end.
                     let _ = self.stream.shutdown(Shutdown::Write);

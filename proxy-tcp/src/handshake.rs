@@ -2,8 +2,8 @@
 //!
 //! Key type: [`Handshake`]. The opener says `Hello` with a nonce; the acceptor answers `Welcome` with its own nonce and a
 //! MAC; the opener checks it and sends `Proof`, its own MAC; the acceptor checks that and says `Ready`. The MAC is keyed
-//! BLAKE3 over a domain, the role, the verdict, the wire version and both ends' node ids, incarnations and nonces, under
-//! the cluster key. It proves who is there, once; it does not guard the bytes that follow. Neighbour: `half` runs it.
+//! BLAKE3 over a domain, the role, the verdict, the wire version and both ends' node ids, incarnations, nonces and offers,
+//! under the cluster key. It proves who is there, once; it does not guard the bytes that follow. Neighbour: `half` runs it.
 //! Source: ISO/IEC 9798-4 (mutual authentication by keyed check function, three passes).
 
 use abi::courier::LinkState;
@@ -31,6 +31,8 @@ pub struct Own {
     pub node: NodeId,
     pub incarnation: Incarnation,
     pub key: [u8; 32],
+    /// What it could do with a session beyond the wire version, by bits; both ends must offer it.
+    pub offers: u64,
 }
 
 /// What one frame led to.
@@ -39,7 +41,7 @@ pub enum Step {
     /// More is to come.
     More,
     /// Both ends have proven themselves.
-    Done { peer: NodeId, incarnation: Incarnation },
+    Done { peer: NodeId, incarnation: Incarnation, offers: u64 },
     /// Close it. `peer` is who it claims to be, as far as known; `state` what to tell of it, if anything.
     Failed { peer: Option<NodeId>, state: Option<LinkState> },
 }
@@ -59,6 +61,7 @@ pub struct Handshake {
     peer: Option<NodeId>,
     incarnation: Incarnation,
     their_nonce: Nonce,
+    their_offers: u64,
 }
 
 /// The lowest incarnation of a node that is talked to; `None`: that node is not talked to this way round.
@@ -68,6 +71,7 @@ struct End<'a> {
     node: NodeId,
     incarnation: Incarnation,
     nonce: &'a Nonce,
+    offers: u64,
 }
 
 fn mac(key: &[u8; 32], role: u8, verdict: u64, opener: &End<'_>, acceptor: &End<'_>) -> blake3::Hash {
@@ -75,6 +79,10 @@ fn mac(key: &[u8; 32], role: u8, verdict: u64, opener: &End<'_>, acceptor: &End<
     hasher.update(DOMAIN).update(&[VERSION, role]).update(&verdict.to_le_bytes());
     for end in [opener, acceptor] {
         hasher.update(&end.node.0.to_le_bytes()).update(&end.incarnation.0.to_le_bytes()).update(end.nonce);
+    }
+    // Nobody between can take an offer out, or put one in.
+    if (opener.offers, acceptor.offers) != (0, 0) {
+        hasher.update(&opener.offers.to_le_bytes()).update(&acceptor.offers.to_le_bytes());
     }
     hasher.finalize()
 }
@@ -90,15 +98,29 @@ impl Handshake {
         hello[2..4].copy_from_slice(&peer.0.to_le_bytes());
         hello[4..8].copy_from_slice(&own.incarnation.0.to_le_bytes());
         hello[8..].copy_from_slice(&nonce);
-        say(own, Kind::Hello, 0, &hello, out);
+        say(own, Kind::Hello, own.offers, &hello, out);
         let incarnation = Incarnation(0);
-        Handshake { stage: Awaits::Welcome, nonce, peer: Some(peer), incarnation, their_nonce: [0; 32] }
+        Handshake {
+            stage: Awaits::Welcome,
+            nonce,
+            peer: Some(peer),
+            incarnation,
+            their_nonce: [0; 32],
+            their_offers: 0,
+        }
     }
 
     /// Waits for one.
     pub fn accept(nonce: Nonce) -> Handshake {
         let incarnation = Incarnation(0);
-        Handshake { stage: Awaits::Hello, nonce, peer: None, incarnation, their_nonce: [0; 32] }
+        Handshake {
+            stage: Awaits::Hello,
+            nonce,
+            peer: None,
+            incarnation,
+            their_nonce: [0; 32],
+            their_offers: 0,
+        }
     }
 
     /// Takes one frame from the front of `bytes`; says how long it was, 0 when it is not complete. What is to be sent is
@@ -116,10 +138,10 @@ impl Handshake {
         }
         let Some(payload) = bytes.get(HEADER_BYTES..len) else { return (0, Step::More) };
         let step = match (self.stage, header.kind) {
-            (Awaits::Hello, Kind::Hello) => self.on_hello(own, floor, payload, out),
-            (Awaits::Welcome, Kind::Welcome) => self.on_welcome(own, floor, payload, out),
+            (Awaits::Hello, Kind::Hello) => self.on_hello(own, floor, &header, payload, out),
+            (Awaits::Welcome, Kind::Welcome) => self.on_welcome(own, floor, &header, payload, out),
             (Awaits::Proof, Kind::Proof) => self.on_proof(own, floor, &header, payload, out),
-            (Awaits::Ready, Kind::Ready) => self.done(),
+            (Awaits::Ready, Kind::Ready) => self.done(own),
             (_, Kind::Refused) => self.on_refused(header.arg),
             _ => self.broken(),
         };
@@ -130,9 +152,12 @@ impl Handshake {
         Step::Failed { peer: self.peer, state: None }
     }
 
-    fn done(&self) -> Step {
+    fn done(&self, own: &Own) -> Step {
         match self.peer {
-            Some(peer) => Step::Done { peer, incarnation: self.incarnation },
+            Some(peer) => {
+                let offers = own.offers & self.their_offers;
+                Step::Done { peer, incarnation: self.incarnation, offers }
+            }
             None => self.broken(),
         }
     }
@@ -156,13 +181,21 @@ impl Handshake {
         }
     }
 
-    fn on_hello(&mut self, own: &Own, floor: Floor<'_>, payload: &[u8], out: &mut Vec<u8>) -> Step {
+    fn on_hello(
+        &mut self,
+        own: &Own,
+        floor: Floor<'_>,
+        header: &Header,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Step {
         let Ok(hello) = <&[u8; HELLO_BYTES]>::try_from(payload) else { return self.broken() };
         let peer = NodeId(u16::from_le_bytes([hello[0], hello[1]]));
         let expected = NodeId(u16::from_le_bytes([hello[2], hello[3]]));
         self.peer = Some(peer);
         self.incarnation = Incarnation(u32::from_le_bytes([hello[4], hello[5], hello[6], hello[7]]));
         self.their_nonce.copy_from_slice(&hello[8..]);
+        self.their_offers = header.arg;
         if expected != own.node || floor(peer).is_none() {
             return self.refuse(own, Refused::Node, out);
         }
@@ -171,20 +204,33 @@ impl Handshake {
         welcome[4..8].copy_from_slice(&own.incarnation.0.to_le_bytes());
         welcome[8..40].copy_from_slice(&self.nonce);
         welcome[40..].copy_from_slice(self.accepted_mac(own, ACCEPTOR, 0).as_bytes());
-        say(own, Kind::Welcome, 0, &welcome, out);
+        say(own, Kind::Welcome, own.offers, &welcome, out);
         self.stage = Awaits::Proof;
         Step::More
+    }
+
+    fn own_end<'a>(&'a self, own: &Own) -> End<'a> {
+        let (node, incarnation, nonce) = (own.node, own.incarnation, &self.nonce);
+        End { node, incarnation, nonce, offers: own.offers }
     }
 
     /// The MAC of a handshake that the other end opened.
     fn accepted_mac(&self, own: &Own, role: u8, verdict: u64) -> blake3::Hash {
         let node = self.peer.unwrap_or(NodeId(0));
-        let opener = End { node, incarnation: self.incarnation, nonce: &self.their_nonce };
-        let acceptor = End { node: own.node, incarnation: own.incarnation, nonce: &self.nonce };
+        let (nonce, offers) = (&self.their_nonce, self.their_offers);
+        let opener = End { node, incarnation: self.incarnation, nonce, offers };
+        let acceptor = self.own_end(own);
         mac(&own.key, role, verdict, &opener, &acceptor)
     }
 
-    fn on_welcome(&mut self, own: &Own, floor: Floor<'_>, payload: &[u8], out: &mut Vec<u8>) -> Step {
+    fn on_welcome(
+        &mut self,
+        own: &Own,
+        floor: Floor<'_>,
+        header: &Header,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Step {
         let Ok(welcome) = <&[u8; WELCOME_BYTES]>::try_from(payload) else { return self.broken() };
         if welcome[2..4] != [0; 2] {
             return self.broken();
@@ -192,8 +238,10 @@ impl Handshake {
         let node = NodeId(u16::from_le_bytes([welcome[0], welcome[1]]));
         self.incarnation = Incarnation(u32::from_le_bytes([welcome[4], welcome[5], welcome[6], welcome[7]]));
         self.their_nonce.copy_from_slice(&welcome[8..40]);
-        let opener = End { node: own.node, incarnation: own.incarnation, nonce: &self.nonce };
-        let acceptor = End { node, incarnation: self.incarnation, nonce: &self.their_nonce };
+        self.their_offers = header.arg;
+        let opener = self.own_end(own);
+        let (nonce, offers) = (&self.their_nonce, self.their_offers);
+        let acceptor = End { node, incarnation: self.incarnation, nonce, offers };
         if !is_mac(&welcome[40..], mac(&own.key, ACCEPTOR, 0, &opener, &acceptor)) {
             return self.refuse(own, Refused::Key, out);
         }
@@ -231,7 +279,7 @@ impl Handshake {
             return self.broken();
         }
         say(own, Kind::Ready, 0, &[], out);
-        self.done()
+        self.done(own)
     }
 
     /// Only who has proven that it knows the key is believed that we are declared dead.

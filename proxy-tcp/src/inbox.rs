@@ -15,6 +15,7 @@ use shm::os::pieces::{StreamError, recv_into_mapping};
 
 use crate::commons::{ANNOUNCED_MAX, Commons};
 use crate::outbox::Outbox;
+use crate::pack;
 
 /// One stream buffer.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -67,13 +68,16 @@ pub struct Inbox {
     /// How many of them are accepted.
     accepted: usize,
     frame: Option<Frame>,
+    /// The session packs; where packed payload is made long.
+    packs: bool,
+    plain: Vec<u8>,
     /// A message waits for a posted buffer, or for the peer to listen.
     pub stalled: bool,
 }
 
 impl Inbox {
     /// `first` came behind the handshake.
-    pub fn new(first: &[u8]) -> Inbox {
+    pub fn new(first: &[u8], packs: bool) -> Inbox {
         let mut buffer = vec![0; BUFFER_BYTES];
         buffer[..first.len()].copy_from_slice(first);
         Inbox {
@@ -83,6 +87,8 @@ impl Inbox {
             incoming: Vec::new(),
             accepted: 0,
             frame: None,
+            packs,
+            plain: Vec::new(),
             stalled: false,
         }
     }
@@ -119,7 +125,7 @@ impl Inbox {
             (self.begin, self.end) = (0, self.end - self.begin);
         }
         let room = self.buffer.len() - self.end;
-        let wanted = if self.accepted > 0 { room.min(READ_BESIDE_BULK_BYTES) } else { room };
+        let wanted = if self.accepted > 0 && !self.packs { room.min(READ_BESIDE_BULK_BYTES) } else { room };
         let got = match stream.read(&mut self.buffer[self.end..self.end + wanted]) {
             Ok(0) => return Err(Ended::Closed),
             Ok(got) => got,
@@ -200,6 +206,11 @@ impl Inbox {
                 }
             }
             Kind::Bulk => self.begin_bulk(header)?,
+            Kind::PackedMessage | Kind::PackedBulk if !self.packs => {
+                return Err(Corrupt::new("a packed frame in a session that does not pack", header.arg).into());
+            }
+            Kind::PackedMessage => return self.take_packed(header, commons),
+            Kind::PackedBulk => self.take_packed_bulk(header, commons)?,
             Kind::Heartbeat => {}
             Kind::Bye => return Err(Ended::Closed),
             Kind::Hello | Kind::Welcome | Kind::Proof | Kind::Ready | Kind::Refused => {
@@ -246,11 +257,61 @@ impl Inbox {
         Ok(true)
     }
 
+    /// Makes the payload of a packed frame long; it stands in `plain`.
+    fn unpack(&mut self, header: &Header, claim: u64, most: u64) -> Result<(), Corrupt> {
+        let len = pack::check_plain_len(claim, header.len_bytes, most)?;
+        self.plain.resize(len, 0);
+        let packed = &self.buffer[self.begin + HEADER_BYTES..][..header.len_bytes as usize];
+        pack::unpack(packed, &mut self.plain)
+    }
+
+    fn take_packed(&mut self, header: &Header, commons: &mut Commons) -> Result<bool, Ended> {
+        // Not unpacked again and again while nobody has room for it.
+        if commons.free.is_empty() {
+            return Ok(false);
+        }
+        self.unpack(header, header.arg, FRAME_BYTES_MAX as u64)?;
+        let Some(buffer) = commons.free.pop_front() else { return Ok(false) };
+        let written =
+            commons.regions.map(buffer.region).write_from(buffer.offset_bytes as usize, &self.plain);
+        written.expect("a buffer that was checked when posted");
+        commons.regions.release(buffer);
+        let (peer, len_bytes) = (commons.peer, self.plain.len() as u32);
+        commons.ready.push_back(Completion::Received { peer, buffer, len_bytes });
+        Ok(true)
+    }
+
+    fn take_packed_bulk(&mut self, header: &Header, commons: &mut Commons) -> Result<(), Ended> {
+        let (offset, claim) = (header.arg & 0xffff_ffff, header.arg >> 32);
+        let index = self.place_of(header.token)?;
+        let incoming = &self.incoming[index];
+        let (at, left) = (incoming.received, incoming.bytes - incoming.received);
+        if offset != at {
+            return Err(Corrupt::new("bulk bytes out of place", header.arg).into());
+        }
+        self.unpack(header, claim, left)?;
+        let incoming = &mut self.incoming[index];
+        if let Some(into) = incoming.into {
+            let target = (into.offset_bytes + at) as usize;
+            let written = commons.regions.map(into.region).write_from(target, &self.plain);
+            written.expect("an extent that was checked when accepted");
+        }
+        incoming.received += self.plain.len() as u64;
+        if incoming.received == incoming.bytes {
+            self.finish(index, commons);
+        }
+        Ok(())
+    }
+
+    /// An accepted bulk message, by the peer's name for it.
+    fn place_of(&self, token: u64) -> Result<usize, Corrupt> {
+        let accepted = |i: &Incoming| i.wire_token == token && i.into.is_some();
+        let place = self.incoming.iter().position(accepted);
+        place.ok_or(Corrupt::new("bytes of a bulk message that was not accepted", token))
+    }
+
     fn begin_bulk(&mut self, header: &Header) -> Result<(), Ended> {
-        let accepted = |i: &Incoming| i.wire_token == header.token && i.into.is_some();
-        let Some(index) = self.incoming.iter().position(accepted) else {
-            return Err(Corrupt::new("bytes of a bulk message that was not accepted", header.token).into());
-        };
+        let index = self.place_of(header.token)?;
         let incoming = &self.incoming[index];
         let left = incoming.bytes - incoming.received;
         if header.arg != incoming.received || header.len_bytes as u64 > left || header.len_bytes == 0 {

@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use abi::{Incarnation, Name, NodeId};
 
+use crate::pack::Packing;
+
 /// Everything a TCP proxy must know before it talks to its daemon.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ProxyOptions {
@@ -26,6 +28,8 @@ pub struct ProxyOptions {
     /// What the proxy shows to the daemon.
     pub token: [u64; 2],
     pub link_down_after_ms: u64,
+    /// How payload travels to nodes that want it so too.
+    pub compression: Packing,
 }
 
 /// Why arguments are no options.
@@ -43,7 +47,7 @@ pub enum OptionsError {
     Malformed { option: &'static str, value: String },
 }
 
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "--node",
     "--incarnation",
     "--proxy-index",
@@ -54,6 +58,7 @@ const NAMES: [&str; 10] = [
     "--link-fd",
     "--token",
     "--link-down-after-ms",
+    "--compression",
 ];
 
 impl ProxyOptions {
@@ -73,6 +78,7 @@ impl ProxyOptions {
             Some(self.link_fd.to_string()),
             Some(format!("{high:016x}{low:016x}")),
             Some(self.link_down_after_ms.to_string()),
+            Some(self.compression.name().to_owned()),
         ];
         let pair = |(name, value): (&str, Option<String>)| value.map(|value| [name.to_owned(), value]);
         NAMES.into_iter().zip(values).filter_map(pair).flatten().collect()
@@ -110,6 +116,7 @@ impl Values {
             link_fd: self.number("--link-fd")?,
             token: self.value("--token", token)?,
             link_down_after_ms: self.number("--link-down-after-ms")?,
+            compression: self.value("--compression", Packing::from_name)?,
         })
     }
 
@@ -167,6 +174,7 @@ mod tests {
             link_fd: 5,
             token: [u64::MAX, 7],
             link_down_after_ms: 2000,
+            compression: Packing::Lz4,
         }
     }
 
@@ -194,6 +202,10 @@ mod tests {
         assert_eq!(with(&|a| drop(a.drain(..2))), OptionsError::Missing { option: "--node" });
         assert!(matches!(with(&|a| a[1] = "70000".into()), OptionsError::Malformed { option: "--node", .. }));
         assert!(matches!(with(&|a| a[11] = "1-x".into()), OptionsError::Malformed { option: "--peers", .. }));
+        assert!(matches!(
+            with(&|a| a[21] = "zip".into()),
+            OptionsError::Malformed { option: "--compression", .. }
+        ));
         assert!(matches!(
             with(&|a| a[17] = "é".repeat(16)),
             OptionsError::Malformed { option: "--token", .. }

@@ -38,6 +38,7 @@ pub fn run(options: &ProxyOptions) -> Result<(), ProxyError> {
         peers: options.peers.clone(),
         key,
         link_down_after: Duration::from_millis(options.link_down_after_ms),
+        packing: options.compression,
         ..TcpConfig::new(options.node, options.incarnation, options.listen)
     };
     let fabric = TcpFabric::new(config, began.elapsed())?;

@@ -43,6 +43,7 @@ impl Session {
         number: u64,
         rest: &[u8],
         now: Time,
+        packs: bool,
     ) -> Session {
         Session {
             stream,
@@ -54,10 +55,15 @@ impl Session {
             since: now,
             heard: now,
             said: now,
-            inbox: Inbox::new(rest),
-            outbox: Outbox::new(),
+            inbox: Inbox::new(rest, packs),
+            outbox: Outbox::new(packs),
             interest: Readiness::READ,
         }
+    }
+
+    /// Both ends have offered to pack.
+    pub fn packs(&self) -> bool {
+        self.outbox.packs()
     }
 
     /// A message could not be taken for want of a buffer.
@@ -135,7 +141,7 @@ impl Session {
     pub fn flush(&mut self, commons: &mut Commons) {
         commons.peer = self.peer;
         for _ in 0..WRITES_MAX {
-            self.outbox.line_up();
+            self.outbox.line_up(commons);
             let mut vectors = [Vector::Bytes(&[]); PIECES_MAX];
             let (count, bytes) = self.outbox.gather(&commons.regions, &mut vectors);
             if count == 0 || self.ended.is_some() {

@@ -24,6 +24,7 @@ use crate::half::{Half, PENDING_MAX, Progress};
 use crate::handshake::{NO_KEY, Own};
 use crate::key;
 use crate::link::Link;
+use crate::pack::OFFER_LZ4;
 use crate::session::Session;
 
 const KIND_BITS: u32 = 32;
@@ -94,7 +95,12 @@ impl TcpFabric {
         }
         let key = config.key.as_ref().map_or(NO_KEY, |key| *key.as_bytes());
         Ok(TcpFabric {
-            own: Own { node: config.node, incarnation: config.incarnation, key },
+            own: Own {
+                node: config.node,
+                incarnation: config.incarnation,
+                key,
+                offers: config.packing.offer(),
+            },
             link_down_after: config.link_down_after,
             heartbeat_every: config.heartbeat_every,
             address,
@@ -243,7 +249,7 @@ impl TcpFabric {
         };
         match half.advance(own, &floor) {
             Progress::Waits => self.pending[i] = Some(half),
-            Progress::Stands { peer, incarnation } => self.stand(half, peer, incarnation),
+            Progress::Stands { peer, incarnation, offers } => self.stand(half, peer, incarnation, offers),
             Progress::Ended { peer, state } => {
                 let known = peer.and_then(|peer| self.find(peer)).filter(|i| !self.links[*i].dials);
                 if let (Some(i), Some(state)) = (known, state) {
@@ -271,7 +277,7 @@ impl TcpFabric {
                     self.dial_failed(i);
                 }
             }
-            Progress::Stands { peer, incarnation } => self.stand(half, peer, incarnation),
+            Progress::Stands { peer, incarnation, offers } => self.stand(half, peer, incarnation, offers),
             Progress::Ended { state, .. } => {
                 self.dial_failed(i);
                 if let Some(state) = state {
@@ -287,7 +293,7 @@ impl TcpFabric {
     }
 
     /// A proven connection: it takes the place of an earlier one, which the peer must have given up.
-    fn stand(&mut self, half: Half, peer: NodeId, incarnation: Incarnation) {
+    fn stand(&mut self, half: Half, peer: NodeId, incarnation: Incarnation, offers: u64) {
         let Some(i) = self.find(peer) else { return };
         self.end(i);
         let (stream, rest) = half.into_parts();
@@ -296,7 +302,8 @@ impl TcpFabric {
         }
         self.sessions += 1;
         let now = self.commons.now;
-        let mut session = Session::new(stream, peer, incarnation, self.sessions, &rest, now);
+        let packs = offers & OFFER_LZ4 != 0;
+        let mut session = Session::new(stream, peer, incarnation, self.sessions, &rest, now, packs);
         self.commons.ready.push_back(Completion::Up { peer, session: self.sessions, incarnation });
         session.resume(&mut self.commons);
         self.links[i].stands(session);

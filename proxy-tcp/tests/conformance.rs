@@ -34,6 +34,22 @@ fn quiet(count: usize, through: impl Fn(SocketAddr) -> SocketAddr) -> Vec<TcpFab
     })
 }
 
+/// Both ends pack, or the first alone wants to.
+#[cfg(feature = "lz4")]
+fn packing(count: usize, all: bool) -> Vec<TcpFabric> {
+    common::configured_network(
+        count,
+        |address| address,
+        |config| {
+            config.heartbeat_every = Duration::from_secs(60);
+            config.link_down_after = Duration::from_secs(80);
+            if all || config.node.0 == 1 {
+                config.packing = proxy_tcp::Packing::Lz4;
+            }
+        },
+    )
+}
+
 fn relayed(count: usize) -> Network {
     let relay = OnceLock::new();
     let fabrics = boxed(quiet(count, |address| relay.get_or_init(|| Relay::to(address)).address));
@@ -56,4 +72,8 @@ fn cut(count: usize) -> Network {
 fabric::conformance!(tcp, |count| super::timed(super::boxed(super::straight(count))));
 fabric::conformance!(tcp_relayed, super::relayed);
 fabric::conformance!(delayed_tcp, super::delayed);
+#[cfg(feature = "lz4")]
+fabric::conformance!(tcp_lz4, |count| super::timed(super::boxed(super::packing(count, true))));
+#[cfg(feature = "lz4")]
+fabric::conformance!(tcp_lz4_at_one_end, |count| super::timed(super::boxed(super::packing(count, false))));
 fabric::conformance!(cut_tcp, super::cut);

@@ -207,7 +207,7 @@ fn a_peer_that_does_not_read_fills_the_fabric_and_no_more() {
     let (mut now, mut posted, mut sent, mut idle) = (clock(), 0u64, 0u64, 0);
     let mut done = Vec::with_capacity(64);
     while idle < 100 {
-        let desc = Desc { token: posted, head: b"x", pieces: &piece, bulk: false };
+        let desc = Desc { token: posted, head: b"x", pieces: &piece, bulk: false, flow: 0 };
         let taken = two.post_send(NodeId(1), &[desc]);
         posted += taken as u64;
         two.poll(now(), &mut done);
@@ -233,8 +233,8 @@ fn the_bytes_of_a_session_are_these() {
     let region = two.attach(&map);
     let piece = |offset_bytes, len_bytes| Piece { region, offset_bytes, len_bytes };
     let two_pieces = [piece(100, 3), piece(103, 3)];
-    let message = Desc { token: 1, head: b"head+", pieces: &two_pieces, bulk: false };
-    let bulk = Desc { token: 2, head: b"bulk", pieces: &two_pieces, bulk: true };
+    let message = Desc { token: 1, head: b"head+", pieces: &two_pieces, bulk: false, flow: 0 };
+    let bulk = Desc { token: 2, head: b"bulk", pieces: &two_pieces, bulk: true, flow: 0 };
     assert_eq!(two.post_send(NodeId(1), &[message, bulk]), 2);
     let mut read = |len: usize| {
         let mut bytes = vec![0; len];

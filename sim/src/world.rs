@@ -326,6 +326,7 @@ fn plan(ids: &[NodeId], id: NodeId, life: u64) -> Plan {
             index: PROXY,
             name: "sim".into(),
             kind: "sim".into(),
+            compression: Default::default(),
             nodes: ids.iter().copied().filter(|node| *node != id).collect(),
         }],
     }

@@ -28,7 +28,9 @@ use crate::workers::stage::{Plan, Stage};
 use crate::{interrupt, up};
 
 /// The cluster that is started when none is named: its name, its DC's, and its nodes.
-const PLAN: Plan = Plan { name: "bench", nodes: 2, address: None };
+const PLAN: Plan = Plan { name: "bench", nodes: 2, address: None, second_dc: None };
+/// The DC of a cluster of its own that floods.
+const FLOOD_DC: &str = "flood";
 /// How long its daemons and their link may take.
 const UP_WITHIN: Duration = Duration::from_secs(20);
 /// A turn: short, so that what else happens hits both sides and an interruption is soon heard; and so many at least.
@@ -68,6 +70,8 @@ pub struct Ground<'a> {
     pub what: What,
     place: &'a Place,
     dc: &'a str,
+    /// Another DC over the same nodes, which is to flood their proxies in every second turn.
+    pub flood: Option<&'a str>,
     /// Who asks or posts, and who answers or takes.
     pub near: &'a ClusterNode,
     pub far: &'a ClusterNode,
@@ -84,8 +88,19 @@ pub struct Ground<'a> {
 impl Ground<'_> {
     /// Starts a program for pair number `pair` on a node. Names are free in a cluster that others use too.
     pub fn start(&self, node: &ClusterNode, part: &str, pair: usize, role: &[String]) -> Result<Worker> {
+        self.start_in(self.dc, node, part, pair, role)
+    }
+
+    pub fn start_in(
+        &self,
+        dc: &str,
+        node: &ClusterNode,
+        part: &str,
+        pair: usize,
+        role: &[String],
+    ) -> Result<Worker> {
         let name = self.name(part, pair);
-        let post = Post { place: self.place, dc: self.dc, node: node.id.0, name: &name, logs: self.logs };
+        let post = Post { place: self.place, dc, node: node.id.0, name: &name, logs: self.logs };
         Worker::start(&post, role)
     }
 
@@ -119,7 +134,8 @@ pub fn run(command: &BenchCommand, dir: Option<&Path>, output: &Output) -> Resul
         let what = format!("{option} is of a running cluster, and none is named");
         return Err(failure(Exit::Config, what, "give --cluster FILE too, or leave it out"));
     }
-    let mut stage = Stage::set(PLAN)?;
+    let second_dc = args.flood.is_some().then_some(FLOOD_DC);
+    let mut stage = Stage::set(Plan { second_dc, ..PLAN })?;
     stage.free_ports()?;
     let place = stage.place.clone();
     let nodes: Vec<&ClusterNode> = place.cluster.nodes.iter().collect();
@@ -132,6 +148,7 @@ pub fn run(command: &BenchCommand, dir: Option<&Path>, output: &Output) -> Resul
 
 fn measure(what: What, args: &BenchArgs, place: &Place, logs: &Path, output: &Output) -> Result<()> {
     let (dc, near, far) = choose(place, args)?;
+    let flood = flood_dc(place, what, args, dc, [near, far])?;
     let time = args.time;
     let turns =
         u32::try_from(time.as_nanos().div_ceil(TURN_MAX.as_nanos())).unwrap_or(u32::MAX).max(TURNS_MIN);
@@ -145,6 +162,7 @@ fn measure(what: What, args: &BenchArgs, place: &Place, logs: &Path, output: &Ou
         what,
         place,
         dc: dc.name.as_str(),
+        flood,
         near,
         far,
         logs,
@@ -250,6 +268,27 @@ fn choose<'a>(
             "name others with --dc, --node, --to-node; leave --cluster out for two of its own",
         )
     })
+}
+
+/// The DC that floods: another one over the same two nodes.
+fn flood_dc<'a>(
+    place: &'a Place,
+    what: What,
+    args: &BenchArgs,
+    dc: &ClusterDc,
+    ends: [&ClusterNode; 2],
+) -> Result<Option<&'a str>> {
+    let Some(asked) = args.flood.as_deref() else { return Ok(None) };
+    let flood = place.dc(asked)?;
+    let fits = what == What::Rtt
+        && ends[0].id != ends[1].id
+        && flood.id != dc.id
+        && ends.iter().all(|node| flood.nodes.contains(&node.id));
+    if !fits {
+        let what = format!("--flood {asked} is for `rtt --remote`, and another DC over the same nodes");
+        return Err(failure(Exit::Config, what, "measure with `dvs bench rtt --remote --flood DC`"));
+    }
+    Ok(Some(flood.name.as_str()))
 }
 
 /// Two of their own for each pair that is to spin: with fewer, one would spin where the other ought to run.

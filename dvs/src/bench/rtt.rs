@@ -16,13 +16,21 @@ use crate::interrupt;
 use crate::output::{Output, Table, bytes, count, nanoseconds};
 use crate::workers::crew::Worker;
 use crate::workers::echo::Run;
+use crate::workers::pour::{Poured, Taken};
 use crate::workers::spread::{Latency, Spread};
+
+/// The loans of a flood, and how much longer it lasts than what it is to hinder.
+const FLOOD_BYTES: &str = "1048576";
+const FLOOD_LONGER: Duration = Duration::from_millis(100);
 
 /// Both sides of one size, all turns of all pairs together.
 struct Measured {
     size_bytes: usize,
     ours: Spread,
     bare: Option<Spread>,
+    /// While another DC floods the same proxies, and how many times longer its p99 is then: of the turns, the middle one.
+    flooded: Option<Spread>,
+    flooded_ratio: Option<f64>,
     /// Of the medians, ours divided by the bare one.
     ratio: Option<f64>,
 }
@@ -39,6 +47,8 @@ pub fn measure(ground: &Ground<'_>, sizes: &[usize], output: &Output) -> Result<
             "ours": m.ours.latency(),
             "bare": m.bare.as_ref().map(Spread::latency),
             "ratio": m.ratio.map(rounded),
+            "flooded": m.flooded.as_ref().map(Spread::latency),
+            "flooded_p99_ratio": m.flooded_ratio.map(rounded),
             "histogram": m.ours.rows(),
         })
     });
@@ -48,6 +58,8 @@ pub fn measure(ground: &Ground<'_>, sizes: &[usize], output: &Output) -> Result<
 fn one_size(ground: &Ground<'_>, size_bytes: usize) -> Result<Measured> {
     let (_echoes, mut asks) = start(ground, size_bytes)?;
     let (mut ours, mut bare) = (Spread::default(), None);
+    let mut flood = Flood::start(ground)?;
+    let (mut flooded, mut flooded_ratios) = (None, Vec::new());
     let mut ratios = Vec::new();
     for _ in 0..ground.turns {
         interrupt::check()?;
@@ -58,9 +70,54 @@ fn one_size(ground: &Ground<'_>, size_bytes: usize) -> Result<Measured> {
             ratios.push(p50(ours_turn.latency()) / p50(bare_turn.latency()));
             bare.get_or_insert_with(Spread::default).join(&bare_turn);
         }
+        if let Some(flood) = &mut flood {
+            let turn = joined(&flood.during(ground.turn, || turn(&mut asks, ground.turn))?);
+            let p99 = |latency: Latency| latency.p99_ns.max(1) as f64;
+            flooded_ratios.push(p99(turn.latency()) / p99(ours_turn.latency()));
+            flooded.get_or_insert_with(Spread::default).join(&turn);
+        }
         ours.join(&ours_turn);
     }
-    Ok(Measured { size_bytes, ours, bare, ratio: middle(ratios) })
+    let flooded_ratio = middle(flooded_ratios);
+    Ok(Measured { size_bytes, ours, bare, ratio: middle(ratios), flooded, flooded_ratio })
+}
+
+/// A pair in another DC that posts loans as fast as it can.
+struct Flood {
+    sender: Worker,
+    receiver: Worker,
+}
+
+impl Flood {
+    fn start(ground: &Ground<'_>) -> Result<Option<Flood>> {
+        let Some(dc) = ground.flood else { return Ok(None) };
+        let receiver = ground.start_in(
+            dc,
+            ground.far,
+            "flood-in",
+            0,
+            &["pour-in", "--wait", ground.wait.name()].map(str::to_owned),
+        )?;
+        let (to, wait) = (ground.name("flood-in", 0), ground.wait.name());
+        let role = ["pour-out", &to, "--size-bytes", FLOOD_BYTES, "--wait", wait, "--loan"];
+        let role = role.map(str::to_owned);
+        let sender = ground.start_in(dc, ground.near, "flood-out", 0, &role)?;
+        let mut flood = Flood { sender, receiver };
+        flood.sender.ready()?;
+        flood.receiver.ready()?;
+        Ok(Some(flood))
+    }
+
+    /// Floods for a little longer than what is done takes.
+    fn during<T>(&mut self, time: Duration, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        let longer = time + FLOOD_LONGER;
+        self.sender.order(&longer.as_millis().to_string())?;
+        std::thread::sleep(FLOOD_LONGER / 2);
+        let result = act()?;
+        let _: Poured = self.sender.report(longer + REPORT_WITHIN)?;
+        let _: Taken = self.receiver.report(REPORT_WITHIN)?;
+        Ok(result)
+    }
 }
 
 /// The echoes, which are to be kept, and who asks them.
@@ -113,6 +170,9 @@ fn text(all: &[Measured], output: &Output) -> String {
         table.row(row(&format!("{}{}", bytes(m.size_bytes as u64), form(m.size_bytes)), &m.ours, ratio));
         if let Some(bare) = &m.bare {
             table.row(row("  bare", bare, String::new()));
+        }
+        if let (Some(flooded), Some(ratio)) = (&m.flooded, m.flooded_ratio) {
+            table.row(row(&format!("  beside a flood, p99 x {ratio:.2}"), flooded, String::new()));
         }
     }
     let mut text = table.text(output);

@@ -16,6 +16,7 @@ pub enum BenchCommand {
             "dvs bench rtt",
             "dvs bench rtt --sizes 64 --wait spin --time 5",
             "dvs bench rtt --remote --cluster cluster.toml --json",
+            "dvs bench rtt --remote --sizes 64 --flood flood",
         ],
         BENCH_NOTE,
     ))]
@@ -76,6 +77,10 @@ pub struct BenchArgs {
     /// From one node to another, through their proxies
     #[arg(long)]
     pub remote: bool,
+    /// For `rtt`: every second turn, a pair in this other DC floods the same proxies with loans of 1 MiB. Without a
+    /// cluster, the DC is called `flood`
+    #[arg(long, value_name = "DC")]
+    pub flood: Option<String>,
     /// How long each size is measured; its bare limit takes as long
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = measured_seconds, allow_negative_numbers = true)]
     pub time: Duration,

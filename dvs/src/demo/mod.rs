@@ -117,7 +117,7 @@ fn play(args: &DemoArgs, stage: &mut Stage, file: &std::path::Path) -> Result<Re
 
 fn plan(args: &DemoArgs) -> Plan {
     let address: fn(u16) -> SocketAddr = |node| SocketAddr::from((netns::address(node), PORTS.start));
-    Plan { name: DC, nodes: NODES, address: args.netns.then_some(address) }
+    Plan { name: DC, nodes: NODES, address: args.netns.then_some(address), second_dc: None }
 }
 
 fn launch(args: &DemoArgs) -> up::Launch {

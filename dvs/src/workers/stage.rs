@@ -32,6 +32,8 @@ pub struct Plan {
     pub nodes: u16,
     /// Each node's address, where they are not on this machine's loopback.
     pub address: Option<fn(u16) -> SocketAddr>,
+    /// A second DC over all its nodes.
+    pub second_dc: Option<&'static str>,
 }
 
 pub struct Stage {
@@ -91,7 +93,10 @@ fn write_cluster(folder: &Path, plan: &Plan) -> Result<Place> {
     let address = |node| plan.address.map_or_else(|| loopback(node), |address| Ok(address(node)));
     let addresses = (1..=plan.nodes).map(address).collect::<Result<Vec<_>>>()?;
     let file = folder.join("cluster.toml");
-    let text = cluster_text(plan.name, plan.name, &addresses, Some("cluster.key"));
+    let mut text = cluster_text(plan.name, plan.name, &addresses, Some("cluster.key"));
+    if let Some(name) = plan.second_dc {
+        text += &format!("\n[[dc]]\nid = 2\nname = \"{name}\"\n");
+    }
     std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     Place::load(&file, Some(&folder.join("run")))
 }
@@ -122,7 +127,7 @@ mod tests {
 
     #[test]
     fn two_stages_share_nothing_and_are_gone_when_dropped() {
-        let plan = Plan { name: "test", nodes: 3, address: None };
+        let plan = Plan { name: "test", nodes: 3, address: None, second_dc: None };
         let (one, other) = (Stage::set(plan).unwrap(), Stage::set(plan).unwrap());
         assert_ne!(one.folder(), other.folder());
         assert_eq!(one.place.cluster.nodes.len(), 3);

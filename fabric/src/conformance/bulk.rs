@@ -146,7 +146,7 @@ pub fn conformance_bulk_beyond_caps_is_not_taken(make: &dyn Fn(usize) -> Network
     let part = u32::try_from(most / 2).expect("pieces that can be named") + 1;
     let piece = Piece { region: station.region, offset_bytes: 0, len_bytes: part };
     let token = station.token();
-    let desc = Desc { token, head: &[], pieces: &[piece, piece], bulk: true };
+    let desc = Desc { token, head: &[], pieces: &[piece, piece], bulk: true, flow: 0 };
     let taken = catch_unwind(AssertUnwindSafe(|| station.end().post_send(to, &[desc])));
     assert!(matches!(taken, Err(_) | Ok(0)), "more than caps say is refused");
 }

@@ -12,7 +12,7 @@ use crate::{Desc, Piece};
 pub fn conformance_nothing_is_taken_without_a_session(make: &dyn Fn(usize) -> Network) {
     let mut rig = Rig::new(make(2));
     let to = rig.stations[1].id;
-    let desc = [Desc { token: 1, head: b"early", pieces: &[], bulk: false }];
+    let desc = [Desc { token: 1, head: b"early", pieces: &[], bulk: false, flow: 0 }];
     assert_eq!(rig.stations[0].end().post_send(to, &desc), 0, "before the session is told of");
     assert_eq!(rig.stations[0].end().post_send(NodeId(999), &desc), 0, "to a node nobody knows");
     rig.stations.iter_mut().for_each(|s| assert_eq!(s.lend(), BUFFERS));

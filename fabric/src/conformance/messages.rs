@@ -40,7 +40,7 @@ pub fn conformance_the_largest_message_passes_and_no_larger(make: &dyn Fn(usize)
     rig.all_up();
     let station = &mut rig.stations[0];
     let token = station.token();
-    let desc = Desc { token, head: &[0xff; 11], pieces: &[piece], bulk: false };
+    let desc = Desc { token, head: &[0xff; 11], pieces: &[piece], bulk: false, flow: 0 };
     let taken = catch_unwind(AssertUnwindSafe(|| station.end().post_send(to, &[desc])));
     assert!(matches!(taken, Err(_) | Ok(0)), "one byte more is refused");
 }

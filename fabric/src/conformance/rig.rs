@@ -173,7 +173,7 @@ impl Station {
     /// Posts one descriptor; true if it was taken.
     pub fn post(&mut self, to: NodeId, head: &[u8], pieces: &[Piece], bulk: bool) -> bool {
         let token = self.token();
-        let taken = self.end().post_send(to, &[Desc { token, head, pieces, bulk }]);
+        let taken = self.end().post_send(to, &[Desc { token, head, pieces, bulk, flow: 0 }]);
         assert!(taken <= 1, "more was taken than offered");
         if taken == 1 {
             self.ledger.post(to, token, bulk);
@@ -189,7 +189,7 @@ impl Station {
         let tokens = self.tokens + 1;
         let mut batch: Vec<Desc<'_>> = Vec::with_capacity(count);
         for ((head, pieces), token) in made.iter().zip(tokens..) {
-            batch.push(Desc { token, head, pieces, bulk: false });
+            batch.push(Desc { token, head, pieces, bulk: false, flow: 0 });
         }
         let taken = self.end().post_send(to, &batch);
         assert!(taken <= count, "more was taken than offered");

@@ -13,6 +13,7 @@ use shm::lane::look_again;
 use shm::pool::{Extent, Tally, Unsound};
 use shm::reply;
 
+use super::fair::{self, Pull};
 use super::pair::{Held, Lent, Wanted};
 use super::{Courier, Output, PairIndex};
 use crate::{Fabric, Piece};
@@ -105,9 +106,10 @@ impl Courier {
         right.then_some((index, what))
     }
 
-    /// Accepts what waits and now finds room, oldest first for each receiver.
+    /// Accepts what waits and now finds room, oldest first for each receiver, as far as the shares of its pair and DC go.
     pub(super) fn retry_waiting(&mut self, fabric: &mut dyn Fabric) {
         let mut behind = BTreeSet::new();
+        let mut full = BTreeSet::new();
         for at in 0..self.waiting.len() {
             let waiting = self.waiting[at];
             let is_slot = matches!(waiting.what, What::Slot(_));
@@ -115,10 +117,19 @@ impl Courier {
             if waiting.coming.is_some() || (is_slot && behind.contains(&waiting.pair)) {
                 continue;
             }
-            let Some((token, piece)) = self.make_room(waiting.pair, waiting.len_bytes) else {
+            let Some((dc, pull)) = self.may_pull(&waiting) else { continue };
+            if full.contains(&(dc, waiting.node)) {
+                continue;
+            }
+            if pull == Pull::DcWaits {
+                full.insert((dc, waiting.node));
+            }
+            let room = if pull == Pull::Now { self.make_room(waiting.pair, waiting.len_bytes) } else { None };
+            let Some((token, piece)) = room else {
                 behind.insert(waiting.pair);
                 continue;
             };
+            self.count_coming(dc, &waiting, waiting.len_bytes as i64);
             self.waiting[at].coming = Some(token);
             self.waiting[at].into = self.pair(waiting.pair).and_then(|pair| {
                 let lent = pair.lent.get(token as usize).copied().flatten()?;
@@ -126,6 +137,23 @@ impl Courier {
             });
             self.set_extent(waiting.pair, waiting.what, Wanted::Coming(token));
             fabric.accept(waiting.node, waiting.token, piece);
+        }
+    }
+
+    fn may_pull(&self, waiting: &Waiting) -> Option<(DcId, Pull)> {
+        let pair = self.pair(waiting.pair)?;
+        let dc = self.dcs.get(&pair.local.dc)?;
+        let of_dc = dc.coming.get(&waiting.node).copied().unwrap_or(0);
+        Some((pair.local.dc, fair::may_pull(waiting.len_bytes as u64, pair.coming_bytes, of_dc)))
+    }
+
+    fn count_coming(&mut self, dc: DcId, waiting: &Waiting, bytes: i64) {
+        if let Some(dc) = self.dcs.get_mut(&dc) {
+            let coming = dc.coming.entry(waiting.node).or_default();
+            *coming = coming.saturating_add_signed(bytes);
+        }
+        if let Some(pair) = self.pair_mut(waiting.pair) {
+            pair.coming_bytes = pair.coming_bytes.saturating_add_signed(bytes);
         }
     }
 
@@ -213,6 +241,10 @@ impl Courier {
         let Some(at) = self.waiting.iter().position(|w| w.node == node && w.token == token) else { return };
         let Some(waiting) = self.waiting.remove(at) else { return };
         let Some(ours) = waiting.coming else { return };
+        if let Some((dc, _)) = waiting.into {
+            self.count_coming(dc, &waiting, -(waiting.len_bytes as i64));
+            self.room_came = true;
+        }
         let index = waiting.pair;
         if index == NO_PAIR {
             if let Some((dc, extent)) = waiting.into

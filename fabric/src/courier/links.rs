@@ -23,7 +23,7 @@ impl Courier {
         // A session of its next incarnation may stand already, and its openings wait for their answers.
         let link = self.links.get_mut(&node).filter(|link| link.incarnation <= Some(incarnation));
         if let Some(link) = link {
-            link.dirty.clear();
+            link.turns.clear();
             link.control.clear();
             link.opening.clear();
         }
@@ -33,8 +33,14 @@ impl Courier {
 
     pub(super) fn on_completion(&mut self, completion: Completion, fabric: &mut dyn Fabric) {
         match completion {
-            Completion::Sent { token, .. } => self.copy_step_left(token, true),
-            Completion::Failed { token, .. } => self.copy_step_left(token, false),
+            Completion::Sent { peer, token } => {
+                self.completed(peer, token);
+                self.copy_step_left(token, true);
+            }
+            Completion::Failed { peer, token } => {
+                self.completed(peer, token);
+                self.copy_step_left(token, false);
+            }
             Completion::Received { peer, buffer, len_bytes } => {
                 self.received(peer, buffer, len_bytes);
                 self.spare.push(buffer);

@@ -6,10 +6,14 @@
 //! endpoints' own memories, both ends say everything again, and what is already there is dropped by its sequence.
 //!
 //! Pure: told the time, given the fabric; what it wants of the daemon it puts into [`Output`]. Neighbours: `outgoing`
-//! (local to wire), `incoming` (wire to local), `links` (sessions), `bulk` (extents), `copies`, `driver` (the process around it).
+//! (local to wire), `incoming` (wire to local), `links` (sessions), `bulk` (extents), `copies`, `fair` (turns), `driver` (the
+//! process around it).
 
 mod bulk;
 mod copies;
+mod fair;
+#[cfg(test)]
+mod flood;
 mod incoming;
 mod jobs;
 mod links;
@@ -36,6 +40,7 @@ use shm::words::{OwnWords, Words};
 
 use crate::{Completion, Fabric, Piece, RegionKey, Time};
 use bulk::Waiting;
+use fair::{Ledger, Turns};
 use pair::{Carried, PairIndex};
 
 /// What the courier wants the daemon to know or do.
@@ -93,10 +98,8 @@ struct Link {
     /// A bad record of this session has been reported.
     complained: bool,
     incarnation: Option<Incarnation>,
-    /// Pairs with something to say.
-    dirty: BTreeSet<PairIndex>,
-    /// Where the next round starts, so that no pair is served twice before the others.
-    turn: u32,
+    /// Pairs with something to say, in turn.
+    turns: Turns,
     /// Records of no pair, oldest first.
     control: VecDeque<Vec<u8>>,
     /// A directory text on its way in.
@@ -116,6 +119,8 @@ struct Dc {
     asked: bool,
     /// Bytes of the pool that each local receiver holds.
     held: BTreeMap<u16, u64>,
+    /// Bytes of extents on their way from each node.
+    coming: BTreeMap<NodeId, u64>,
 }
 
 /// Records of no pair that may wait for a link.
@@ -145,7 +150,11 @@ pub struct Courier {
     jobs: jobs::Jobs,
     outputs: Vec<Output>,
     totals: Totals,
-    tokens: u64,
+    /// Number of the last pair that was attached.
+    numbers: u64,
+    posted: Ledger,
+    /// Extents that the fabric takes for one peer.
+    bulk_max: usize,
     /// An extent came home since waiting ones were last tried.
     room_came: bool,
 }
@@ -178,7 +187,9 @@ impl Courier {
             jobs: jobs::Jobs::default(),
             outputs: Vec::new(),
             totals: Totals::default(),
-            tokens: 0,
+            numbers: 0,
+            posted: Ledger::default(),
+            bulk_max: 0,
             room_came: false,
         }
     }
@@ -186,6 +197,7 @@ impl Courier {
     /// Lends receive buffers cut from `map` to the fabric. Once, before the first step.
     pub fn lend_buffers(&mut self, map: Arc<Mapping>, fabric: &mut dyn Fabric) {
         let each = fabric.caps().message_bytes_max;
+        self.bulk_max = fabric.caps().posted_max / 2;
         let region = fabric.attach(&map);
         let count = map.len_bytes() / each as usize;
         self.spare.extend((0..count).map(|n| Piece {
@@ -213,7 +225,8 @@ impl Courier {
     pub fn add_dc(&mut self, dc: DcId, memory: u32, doorbells: Doorbells) {
         let pool = Pool::new(PROXY_POOL_BYTES_MAX);
         let (regions, own, held) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        self.dcs.insert(dc, Dc { memory, doorbells, pool, regions, own, asked: false, held });
+        let coming = BTreeMap::new();
+        self.dcs.insert(dc, Dc { memory, doorbells, pool, regions, own, asked: false, held, coming });
     }
 
     /// A segment of our own memory in a DC, mapped writable.
@@ -252,7 +265,9 @@ impl Courier {
             return false;
         }
         let region = fabric.attach(&side_map);
-        let carried = Carried::new(attach, OwnSide::new(own), PeerSide::new(words), region);
+        self.numbers += 1;
+        let sides = (OwnSide::new(own), PeerSide::new(words));
+        let carried = Carried::new(attach, self.numbers, sides, region);
         carried.own.set_wants_returns(true);
         let index = PairIndex(self.free.pop().unwrap_or(self.pairs.len() as u32));
         match self.pairs.get_mut(index.0 as usize) {
@@ -263,7 +278,7 @@ impl Courier {
         self.by_slot.entry((local.dc, local.slot.0)).or_default().push(index);
         if let Some(link) = self.links.get_mut(&attach.node) {
             link.opening.remove(&(local, remote));
-            link.dirty.insert(index);
+            link.turns.insert(local.dc, index);
         }
         self.totals.pairs += 1;
         true
@@ -352,7 +367,7 @@ impl Courier {
             self.knocks.remove(&index);
             if let Some(pair) = self.pairs[index.0 as usize].take() {
                 if let Some(link) = self.links.get_mut(&pair.node) {
-                    link.dirty.remove(&index);
+                    link.turns.remove(local.dc, index);
                     if link.session.is_some() && !pair.closed && link.control.len() < CONTROL_MAX {
                         let closed = Record::of(Kind::Closed, pair.outward(), 0);
                         link.control.push_back(closed.to_bytes().to_vec());
@@ -457,10 +472,10 @@ impl Courier {
     }
 
     fn mark_dirty(&mut self, index: PairIndex) {
-        if let Some(node) = self.pair(index).map(|p| p.node)
+        if let Some((node, dc)) = self.pair(index).map(|p| (p.node, p.local.dc))
             && let Some(link) = self.links.get_mut(&node)
         {
-            link.dirty.insert(index);
+            link.turns.insert(dc, index);
         }
     }
 

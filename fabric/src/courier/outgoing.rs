@@ -7,12 +7,13 @@ use abi::limits::{LANE_SLOTS, SLOT_BYTES};
 use abi::record::{self, Kind, Record};
 use abi::side::END_DEAD;
 use abi::slot::{EXTENT, SlotCopy, WITHDRAWABLE, WITHDRAWN};
-use abi::{Corrupt, NodeId, side};
+use abi::{Corrupt, DcId, NodeId, side};
 use shm::lane::{self, LaneReader, look_again};
 use shm::side::Mirrored;
 use shm::{notify, reply};
 
 use super::jobs::Key;
+use super::fair::Posted;
 use super::{CONTROL_MAX, Courier, Output, PairIndex};
 use crate::{Desc, Fabric, Piece, RegionKey};
 
@@ -26,13 +27,27 @@ const RUN_SLOTS_MAX: u64 = 64;
 pub(super) struct Outgoing {
     heads: Vec<u8>,
     items: Vec<Item>,
+    bytes: u64,
+    /// Announcements among them.
+    bulk: usize,
+    /// Pairs that have more to say than was gathered.
+    again: Vec<PairIndex>,
 }
 
 struct Item {
     head: Range<usize>,
     piece: Option<Piece>,
     bulk: bool,
+    dc: Option<DcId>,
     said: Said,
+}
+
+impl Item {
+    /// What it costs of a turn. The bytes of an extent go by the fabric's turns and the far end's pulls.
+    fn bytes(&self) -> u64 {
+        let piece = if self.bulk { 0 } else { self.piece.map_or(0, |piece| piece.len_bytes as u64) };
+        self.head.len() as u64 + piece
+    }
 }
 
 /// What is true once a descriptor was accepted.
@@ -53,10 +68,29 @@ pub(super) enum Said {
     CopyStep { key: Key, serial: u64, len_bytes: u64 },
 }
 
+impl Said {
+    fn pair(self) -> Option<PairIndex> {
+        match self {
+            Said::Control => None,
+            Said::Open(index) | Said::Opened(index) | Said::Ended(index) => Some(index),
+            Said::Slots { pair, .. }
+            | Said::SlotExtent { pair, .. }
+            | Said::Reply { pair, .. }
+            | Said::ReplyExtent { pair, .. }
+            | Said::Words { pair, .. }
+            | Said::Raised { pair, .. }
+            | Said::Withdraw { pair, .. }
+            | Said::CopyAsked { pair, .. } => Some(pair),
+            Said::CopyStep { .. } => None,
+        }
+    }
+}
+
 impl Outgoing {
     fn clear(&mut self) {
         self.heads.clear();
         self.items.clear();
+        (self.bytes, self.bulk) = (0, 0);
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -67,7 +101,14 @@ impl Outgoing {
         let start = self.heads.len();
         self.heads.extend_from_slice(&record.to_bytes());
         self.heads.extend_from_slice(body);
-        self.items.push(Item { head: start..self.heads.len(), piece, bulk, said });
+        let dc = record.pair.map(|pair| pair.source.dc);
+        self.bulk += bulk as usize;
+        self.add(Item { head: start..self.heads.len(), piece, bulk, dc, said });
+    }
+
+    fn add(&mut self, item: Item) {
+        self.bytes += item.bytes();
+        self.items.push(item);
     }
 }
 
@@ -123,9 +164,8 @@ impl Courier {
             if out.items.is_empty() {
                 break false;
             }
-            let first = self.tokens + 1;
-            let taken = self.post(node, &out, fabric);
-            for (token, item) in (first..).zip(&out.items[..taken]) {
+            let (taken, tokens) = self.post(node, &out, fabric);
+            for (token, item) in tokens.into_iter().zip(&out.items[..taken]) {
                 match item.said {
                     Said::CopyStep { key, serial, len_bytes } => {
                         self.copy_step_said(key, serial, len_bytes, Some(token));
@@ -135,7 +175,7 @@ impl Courier {
             }
             // The rest is gathered again, at once or after a completion: its pairs stay dirty.
             for item in &out.items[taken..] {
-                self.keep_dirty(node, item.said);
+                self.keep_dirty(node, item);
             }
             // The last pair of a batch may have had more to say than the batch had room for.
             if taken < out.items.len().min(BATCH) {
@@ -147,20 +187,53 @@ impl Courier {
         more
     }
 
-    fn post(&mut self, node: NodeId, out: &Outgoing, fabric: &mut dyn Fabric) -> usize {
-        let empty = Desc { token: 0, head: &[], pieces: &[], bulk: false };
+    /// How many were taken, and under which tokens.
+    fn post(&mut self, node: NodeId, out: &Outgoing, fabric: &mut dyn Fabric) -> (usize, [u64; BATCH]) {
+        let empty = Desc { token: 0, head: &[], pieces: &[], bulk: false, flow: 0 };
         let mut descs = [empty; BATCH];
         for (desc, item) in descs.iter_mut().zip(&out.items) {
-            self.tokens += 1;
+            let pair = item.bulk.then(|| item.said.pair()).flatten();
+            let pair = pair.and_then(|index| Some((index, self.pair(index)?.number)));
+            let posted = Posted { dc: item.dc, pair, bytes: item.bytes(), bulk: item.bulk };
+            let Some(link) = self.links.get_mut(&node) else { return (0, [0; BATCH]) };
             *desc = Desc {
-                token: self.tokens,
+                token: self.posted.add(node, posted, &mut link.turns),
                 head: &out.heads[item.head.clone()],
                 pieces: item.piece.as_slice(),
                 bulk: item.bulk,
+                flow: item.dc.map_or(0, |dc| dc.0),
             };
+            self.count_bulk(&posted, 1);
         }
         let count = out.items.len().min(BATCH);
-        fabric.post_send(node, &descs[..count])
+        let taken = fabric.post_send(node, &descs[..count]);
+        for desc in &descs[taken..count] {
+            self.completed(node, desc.token);
+        }
+        (taken, descs.map(|desc| desc.token))
+    }
+
+    /// Something posted is on its way no more, or was never taken.
+    pub(super) fn completed(&mut self, node: NodeId, token: u64) {
+        let Some(link) = self.links.get_mut(&node) else { return };
+        if let Some(posted) = self.posted.strike(node, token, &mut link.turns) {
+            self.count_bulk(&posted, -1);
+        }
+    }
+
+    fn count_bulk(&mut self, posted: &Posted, by: isize) {
+        if let Some((index, number)) = posted.pair
+            && let Some(pair) = self.pair_mut(index).filter(|pair| pair.number == number)
+        {
+            pair.bulk_out = pair.bulk_out.saturating_add_signed(by);
+        }
+    }
+
+    /// Whether one more extent of this pair may be announced now.
+    fn may_announce(&self, index: PairIndex, out: &Outgoing) -> bool {
+        let Some(pair) = self.pair(index) else { return false };
+        let turns = self.links.get(&pair.node).map(|link| &link.turns);
+        turns.is_some_and(|t| t.may_announce(pair.local.dc, pair.bulk_out, out.bulk, self.bulk_max))
     }
 
     /// Fills a batch. False when the link is down.
@@ -169,24 +242,33 @@ impl Courier {
         if link.session.is_none() {
             return false;
         }
+        let room = link.turns.room_bytes();
         for bytes in link.control.iter().take(BATCH) {
+            if out.bytes >= room {
+                break;
+            }
             let start = out.heads.len();
             out.heads.extend_from_slice(bytes);
             let head = start..out.heads.len();
-            out.items.push(Item { head, piece: None, bulk: false, said: Said::Control });
+            out.add(Item { head, piece: None, bulk: false, dc: None, said: Said::Control });
         }
-        let mut left = link.dirty.len();
-        while !out.is_full() && left > 0 {
-            let Some(link) = self.links.get_mut(&node) else { return false };
-            let from = PairIndex(link.turn);
-            let next = link.dirty.range(from..).next().or(link.dirty.first()).copied();
-            let Some(index) = next else { break };
-            link.turn = index.0 + 1;
-            link.dirty.remove(&index);
-            left -= 1;
-            if self.gather_pair(index, out) {
-                self.mark_dirty(index);
+        while !out.is_full() && out.bytes < room {
+            let Some(link) = self.links.get_mut(&node) else { break };
+            let Some((dc, index)) = link.turns.next() else { break };
+            let before = out.bytes;
+            let more = self.gather_pair(index, out);
+            if more {
+                out.again.push(index);
             }
+            let Some(link) = self.links.get_mut(&node) else { break };
+            link.turns.charge(dc, (out.bytes - before) as i64);
+            // What was gathered of a pair is posted before more of it is: its DC keeps its turn until then.
+            if more && out.bytes > before && link.turns.would_go_on(dc) {
+                break;
+            }
+        }
+        for index in std::mem::take(&mut out.again) {
+            self.mark_dirty(index);
         }
         self.gather_copy_steps(node, out);
         true
@@ -297,6 +379,9 @@ impl Courier {
     fn gather_extents(&mut self, index: PairIndex, out: &mut Outgoing) -> Result<bool, Corrupt> {
         let Some(pair) = self.pair(index) else { return Ok(false) };
         let Some(&sequence) = pair.bulk_due.front() else { return Ok(false) };
+        if !self.may_announce(index, out) {
+            return Ok(true);
+        }
         let said = Said::SlotExtent { pair: index, sequence };
         let slot = LaneReader::peek(&pair.side, sequence, pair.local)?;
         match slot.map(|slot| self.piece_of(index, &slot)).transpose()?.flatten() {
@@ -367,6 +452,9 @@ impl Courier {
         let Some(pair) = self.pair(index) else { return Ok(false) };
         let outward = pair.outward();
         if let Some(call) = pair.reply_bulk_due {
+            if !self.may_announce(index, out) {
+                return Ok(true);
+            }
             let slot = reply::read(&pair.side, call, pair.local)?;
             let said = Said::ReplyExtent { pair: index, call };
             match slot.map(|slot| self.piece_of(index, &slot)).transpose()?.flatten() {
@@ -456,24 +544,16 @@ impl Courier {
         }
     }
 
-    fn keep_dirty(&mut self, node: NodeId, said: Said) {
-        let index = match said {
-            Said::Control => return,
-            Said::CopyStep { key, serial, len_bytes } => {
-                return self.copy_step_said(key, serial, len_bytes, None);
-            }
-            Said::CopyAsked { pair, .. } => pair,
-            Said::Open(index) | Said::Opened(index) | Said::Ended(index) => index,
-            Said::Slots { pair, .. }
-            | Said::SlotExtent { pair, .. }
-            | Said::Reply { pair, .. }
-            | Said::ReplyExtent { pair, .. }
-            | Said::Words { pair, .. }
-            | Said::Raised { pair, .. }
-            | Said::Withdraw { pair, .. } => pair,
-        };
-        if let Some(link) = self.links.get_mut(&node) {
-            link.dirty.insert(index);
+    /// An item was not taken: its pair says it again, and its DC has its bytes back.
+    fn keep_dirty(&mut self, node: NodeId, item: &Item) {
+        if let Said::CopyStep { key, serial, len_bytes } = item.said {
+            return self.copy_step_said(key, serial, len_bytes, None);
+        }
+        if let (Some(index), Some(dc)) = (item.said.pair(), item.dc)
+            && let Some(link) = self.links.get_mut(&node)
+        {
+            link.turns.insert(dc, index);
+            link.turns.charge(dc, -(item.bytes() as i64));
         }
     }
 

@@ -45,6 +45,8 @@ pub(super) struct Lent {
 
 /// A pair.
 pub(super) struct Carried {
+    /// Which attachment it is: indices are used again.
+    pub(super) number: u64,
     pub(super) local: Endpoint,
     pub(super) remote: Endpoint,
     pub(super) node: NodeId,
@@ -75,6 +77,8 @@ pub(super) struct Carried {
     /// Sequences of sent slots whose extents are still to be announced.
     pub(super) bulk_due: VecDeque<u64>,
     pub(super) reply_bulk_due: Option<u64>,
+    /// Extents announced and not completed.
+    pub(super) bulk_out: usize,
     pub(super) words_said: Option<Mirrored>,
     pub(super) raises_said: u64,
     pub(super) reply_said: u64,
@@ -88,6 +92,8 @@ pub(super) struct Carried {
     pub(super) arrived: u64,
     pub(super) held: VecDeque<Held>,
     pub(super) held_reply: Option<Held>,
+    /// Bytes of its extents on their way.
+    pub(super) coming_bytes: u64,
     /// The last reply with an extent that was published to the local endpoint.
     pub(super) replied: Option<(u64, u32)>,
     /// The remote endpoint ended; said to the local one when all its slots are published.
@@ -102,11 +108,17 @@ pub(super) struct Carried {
 }
 
 impl Carried {
-    pub(super) fn new(attach: &Attach, own: OwnSide, side: PeerSide, region: RegionKey) -> Carried {
+    pub(super) fn new(
+        attach: &Attach,
+        number: u64,
+        (own, side): (OwnSide, PeerSide),
+        region: RegionKey,
+    ) -> Carried {
         // The local reader's own word says what came before us, by a predecessor.
         let arrived = side.consumed();
         let returns = Returns::from_now(&side);
         Carried {
+            number,
             local: attach.local,
             remote: attach.remote,
             node: attach.node,
@@ -125,6 +137,7 @@ impl Carried {
             left: 0,
             bulk_due: VecDeque::new(),
             reply_bulk_due: None,
+            bulk_out: 0,
             words_said: None,
             raises_said: 0,
             reply_said: 0,
@@ -134,6 +147,7 @@ impl Carried {
             arrived,
             held: VecDeque::new(),
             held_reply: None,
+            coming_bytes: 0,
             replied: None,
             remote_end: None,
             remote_gone: false,

@@ -662,7 +662,10 @@ fn more_to_say_than_one_batch_holds_is_said_without_another_push() {
     for n in 0..40 {
         let pair = Pair { source: remote(n), destination: endpoint(0) };
         let head = Record::of(RecordKind::Opened, pair, 0).to_bytes();
-        assert_eq!(other.post_send(node(0), &[Desc { token: 0, head: &head, pieces: &[], bulk: false }]), 1);
+        assert_eq!(
+            other.post_send(node(0), &[Desc { token: 0, head: &head, pieces: &[], bulk: false, flow: 0 }]),
+            1
+        );
     }
     for (n, side) in own.iter().enumerate() {
         notify::raise(side, 1);
@@ -703,7 +706,7 @@ fn claims_from_the_wire_that_overflow_close_the_pair_and_nothing_else() {
         let mut rig = Rig::joined(Mode::Eager);
         rig.ends[0].publish(0, Kind::Post, 0, None, b"one");
         rig.settle();
-        let desc = Desc { token: 1, head: message, pieces: &[], bulk: false };
+        let desc = Desc { token: 1, head: message, pieces: &[], bulk: false, flow: 0 };
         assert_eq!(rig.ends[1].fabric.post_send(node(0), &[desc]), 1);
         rig.settle();
         rig.ends[0].courier.local_ended(endpoint(0));

@@ -11,6 +11,7 @@ use abi::limits::{
     DCS_MAX, LINK_DOWN_AFTER_MS, NODE_DEAD_AFTER_MS, NODES_MAX, PROXIES_PER_NODE_MAX, SLOTS_PER_DC,
 };
 use abi::{DcId, Name, NodeId};
+use proxy_tcp::Packing;
 use toml::Spanned;
 
 use super::shape::{DcShape, FileShape, MS_MAX, MS_MIN, NodeShape, ProxyShape, SLOTS_PER_NODE};
@@ -211,7 +212,12 @@ fn node_list(
 
 fn check_proxies(shapes: &[ProxyShape], all: &BTreeSet<NodeId>) -> Result<Vec<ClusterProxy>, Wrong> {
     if shapes.is_empty() {
-        return Ok(vec![ClusterProxy { name: "tcp".into(), kind: "tcp".into(), nodes: all.clone() }]);
+        return Ok(vec![ClusterProxy {
+            name: "tcp".into(),
+            kind: "tcp".into(),
+            nodes: all.clone(),
+            compression: Packing::None,
+        }]);
     }
     let (mut names, mut listens) = (BTreeSet::new(), BTreeMap::new());
     let mut proxies = Vec::new();
@@ -239,7 +245,9 @@ fn check_proxies(shapes: &[ProxyShape], all: &BTreeSet<NodeId>) -> Result<Vec<Cl
                 return Err(wrong(&shape.name, what));
             }
         }
-        proxies.push(ClusterProxy { name: name.as_str().to_owned(), kind: kind.to_owned(), nodes });
+        let compression = check_compression(shape.compression.as_ref())?;
+        let (name, kind) = (name.as_str().to_owned(), kind.to_owned());
+        proxies.push(ClusterProxy { name, kind, nodes, compression });
     }
     Ok(proxies)
 }
@@ -251,6 +259,22 @@ fn check_kind(kind: &str) -> Result<(), String> {
             "proxy kind {kind:?} needs the package `proxy-{kind}`, which is not part of this program: use kind = \"tcp\""
         )),
         _ => Err(format!("proxy kind {kind:?} is unknown: use kind = \"tcp\"")),
+    }
+}
+
+fn check_compression(asked: Option<&Spanned<String>>) -> Result<Packing, Wrong> {
+    let Some(asked) = asked else { return Ok(Packing::None) };
+    let name = asked.get_ref();
+    match Packing::from_name(name) {
+        Some(packing) if packing.is_built_in() => Ok(packing),
+        Some(_) => Err(wrong(
+            asked,
+            format!(
+                "compression = {name:?}: this program was built without it: build it with the feature `{name}`, or use \
+                 \"none\""
+            ),
+        )),
+        None => Err(wrong(asked, format!("compression {name:?} is unknown: use \"none\" or \"lz4\""))),
     }
 }
 

@@ -188,6 +188,8 @@ tables! {
         name: Spanned<String>,
         /// `tcp`, the only one that there is.
         kind: Spanned<String>,
+        /// `lz4` to pack what travels between nodes that both want it, or `none`, the default.
+        compression: Option<Spanned<String>>,
         /// The ids of the nodes that it joins; all if it is not given. A node has at most one proxy of a kind.
         nodes: Option<Spanned<Vec<Spanned<u16>>>>,
     }

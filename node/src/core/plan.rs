@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use abi::{DcId, Incarnation, Name, NodeId, Slot};
+use proxy_tcp::Packing;
 
 use super::privileges::Rules;
 
@@ -37,6 +38,8 @@ pub struct ProxyPlan {
     pub index: u16,
     pub name: String,
     pub kind: String,
+    /// How payload travels to nodes that want it so too.
+    pub compression: Packing,
     /// The nodes it serves from here.
     pub nodes: BTreeSet<NodeId>,
 }

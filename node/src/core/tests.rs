@@ -41,6 +41,7 @@ fn plan() -> Plan {
             index: 1,
             name: "tcp".into(),
             kind: "tcp".into(),
+            compression: Default::default(),
             nodes: BTreeSet::from([FAR]),
         }],
     }

@@ -66,6 +66,12 @@ pub struct ProxyView {
     pub sessions: u64,
     pub corrupt: u64,
     pub pairs: u64,
+    /// As the cluster file says; and how many sessions pack, because the other end wants it too.
+    pub compression: String,
+    pub packed_sessions: u64,
+    /// Bytes of payload that might have been packed, and what they took on the wire.
+    pub plain_bytes: u64,
+    pub packed_bytes: u64,
 }
 
 /// One endpoint, here or elsewhere.
@@ -168,6 +174,10 @@ impl Core {
                 sessions: t.sessions,
                 corrupt: t.corrupt,
                 pairs: t.pairs,
+                compression: plan.compression.name().to_owned(),
+                packed_sessions: t.packed.sessions,
+                plain_bytes: t.packed.plain_bytes,
+                packed_bytes: t.packed.wire_bytes,
             });
         }
         views

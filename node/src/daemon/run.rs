@@ -201,6 +201,7 @@ fn proxy_options(cluster: &Cluster, node: &ClusterNode, plan: &Plan) -> BTreeMap
         link_fd: LINK_FD,
         token: [0; 2],
         link_down_after_ms: u64::try_from(cluster.link_down_after.as_millis()).unwrap_or(LINK_DOWN_AFTER_MS),
+        compression: proxy.compression,
     };
     plan.proxies.iter().map(|proxy| (proxy.index, options(proxy))).collect()
 }

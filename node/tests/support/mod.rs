@@ -26,6 +26,9 @@ pub enum Apart {
     Loopback,
     OneSided,
     Tcp,
+    /// Over TCP, with both ends packing.
+    #[allow(dead_code, reason = "a world of builds with the feature")]
+    TcpLz4,
 }
 
 /// Where to bind.
@@ -86,6 +89,9 @@ impl World {
         text +=
             &format!("[[dc]]\nid = 1\nname = \"dc\"\nnodes = {ids:?}\nslots_per_node = {SLOTS_PER_NODE}\n");
         text += &rules(&|place, number| slot_of(apart, place, number));
+        if apart == Apart::TcpLz4 {
+            text += "[[proxy]]\nname = \"tcp\"\nkind = \"tcp\"\ncompression = \"lz4\"\n";
+        }
         drop(held);
         std::fs::write(&file, text).expect("the cluster file");
         let nodes: Vec<NodeId> = ids.iter().map(|id| NodeId(*id)).collect();
@@ -94,14 +100,17 @@ impl World {
             Apart::Loopback | Apart::OneSided => {
                 Loopback::network(&nodes, mode).into_iter().map(Some).collect()
             }
-            Apart::OneNode | Apart::Tcp => nodes.iter().map(|_| None).collect(),
+            Apart::OneNode | Apart::Tcp | Apart::TcpLz4 => nodes.iter().map(|_| None).collect(),
         };
         let wire = ends[0].as_ref().map(Loopback::wire);
         let daemons: Vec<Option<Daemon>> = ids
             .iter()
             .zip(&mut ends)
             .map(|(id, end)| {
-                let starter = Box::new(ThreadStarter { loopback: end.take(), tcp: apart == Apart::Tcp });
+                let starter = Box::new(ThreadStarter {
+                    loopback: end.take(),
+                    tcp: matches!(apart, Apart::Tcp | Apart::TcpLz4),
+                });
                 let runtime_dir = Some(dir.path().join("run"));
                 let options =
                     RunOptions { cluster_file: file.clone(), node: id.to_string(), runtime_dir, starter };
@@ -244,6 +253,7 @@ impl StartProxy for ThreadStarter {
                     let config = TcpConfig {
                         peers: options.peers.clone(),
                         key,
+                        packing: options.compression,
                         ..TcpConfig::new(options.node, options.incarnation, options.listen)
                     };
                     Box::new(TcpFabric::new(config, began.elapsed()).expect("a fabric"))

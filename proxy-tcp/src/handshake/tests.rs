@@ -3,7 +3,7 @@
 use super::*;
 
 fn own(node: u16, key: u8) -> Own {
-    Own { node: NodeId(node), incarnation: Incarnation(100 + node as u32), key: [key; 32] }
+    Own { node: NodeId(node), incarnation: Incarnation(100 + node as u32), key: [key; 32], offers: 0 }
 }
 
 /// Runs a handshake that node 1 opens with `expected`, against node 2; what each end came to.
@@ -44,8 +44,38 @@ fn failed(peer: u16, state: LinkState) -> Step {
 #[test]
 fn two_that_know_the_key_know_one_another() {
     let (opened, accepted) = run(&own(1, 7), &own(2, 7), 2, 0, 0);
-    assert_eq!(opened, Step::Done { peer: NodeId(2), incarnation: Incarnation(102) });
-    assert_eq!(accepted, Step::Done { peer: NodeId(1), incarnation: Incarnation(101) });
+    assert_eq!(opened, Step::Done { peer: NodeId(2), incarnation: Incarnation(102), offers: 0 });
+    assert_eq!(accepted, Step::Done { peer: NodeId(1), incarnation: Incarnation(101), offers: 0 });
+}
+
+#[test]
+fn what_both_offer_is_agreed_on_and_nothing_else() {
+    for (one, two, both) in [(1, 1, 1), (1, 0, 0), (0, 1, 0), (0b101, 0b110, 0b100)] {
+        let (opened, accepted) =
+            run(&Own { offers: one, ..own(1, 7) }, &Own { offers: two, ..own(2, 7) }, 2, 0, 0);
+        assert_eq!(opened, Step::Done { peer: NodeId(2), incarnation: Incarnation(102), offers: both });
+        assert_eq!(accepted, Step::Done { peer: NodeId(1), incarnation: Incarnation(101), offers: both });
+    }
+}
+
+#[test]
+fn an_offer_that_was_changed_on_its_way_is_noticed() {
+    let (one, two) = (Own { offers: 1, ..own(1, 7) }, Own { offers: 1, ..own(2, 7) });
+    let floor = |_| Some(Incarnation(0));
+    for (hello_arg, welcome_arg) in [(0, 1), (1, 0), (3, 1), (0, 0)] {
+        let changed = |frame: &mut Vec<u8>, arg: u64| {
+            frame[16..24].copy_from_slice(&arg.to_le_bytes());
+            let sum = abi::wire::crc32c(&frame[..28]);
+            frame[28..32].copy_from_slice(&sum.to_le_bytes());
+        };
+        let (mut hello, mut welcome) = (Vec::new(), Vec::new());
+        let mut open = Handshake::open(&one, NodeId(2), [1; 32], &mut hello);
+        changed(&mut hello, hello_arg);
+        Handshake::accept([2; 32]).feed(&two, &floor, &hello, &mut welcome);
+        changed(&mut welcome, welcome_arg);
+        let (_, step) = open.feed(&one, &floor, &welcome, &mut Vec::new());
+        assert_eq!(step, failed(2, LinkState::WrongKey));
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use abi::courier::Packed;
 use abi::limits::{FRAME_BYTES_MAX, HEAD_BYTES_MAX, LOAN_BYTES_MAX};
 use abi::{Incarnation, NodeId};
 use fabric::regions::{Pieces, fail_late};
@@ -11,6 +12,7 @@ use shm::map::Mapping;
 
 use super::TcpFabric;
 use crate::commons::MESSAGES_POSTED_MAX;
+use crate::link::Link;
 use crate::session::Session;
 
 /// # Panics
@@ -119,6 +121,12 @@ impl Fabric for TcpFabric {
 
     fn deadline(&self) -> Option<Time> {
         (self.due != Time::MAX).then_some(self.due)
+    }
+
+    fn packed(&self) -> Packed {
+        let packs = |link: &&Link| link.session.as_ref().is_some_and(Session::packs);
+        let sessions = self.links.iter().filter(packs).count() as u64;
+        Packed { sessions, ..self.commons.packed }
     }
 
     fn fence(&mut self, peer: NodeId, incarnation: Incarnation) {
