@@ -2,8 +2,9 @@
 //! threads of the test; what kills real processes is in `process.rs`.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -239,6 +240,7 @@ impl StartProxy for ThreadStarter {
     fn start(&mut self, options: &ProxyOptions, link: OwnedFd) -> io::Result<Started> {
         let exit = Arc::new(EventFd::new()?);
         let fired = exit.as_fd().try_clone_to_owned()?;
+        let cut = Cut(UnixStream::from(link.try_clone()?));
         let options = options.clone();
         let began = Instant::now();
         let loopback = self.loopback.take();
@@ -270,13 +272,18 @@ impl StartProxy for ThreadStarter {
             let _ = driver.run();
             exit.ring().expect("the daemon is told");
         });
-        Ok(Started { pid: std::process::id(), exit: fired, handle: Box::new(Nothing) })
+        Ok(Started { pid: std::process::id(), exit: fired, handle: Box::new(cut) })
     }
 }
 
-struct Nothing;
+/// A thread is killed by its link: what it waits for ends at once, also while it starts.
+struct Cut(UnixStream);
 
-impl ProxyHandle for Nothing {
-    fn kill(&mut self) {}
+impl ProxyHandle for Cut {
+    fn kill(&mut self) {
+        // Closed already: it has ended.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+
     fn reap(&mut self) {}
 }
