@@ -67,6 +67,23 @@ pub const COPY_CANCEL_WAIT_MS: u64 = 1_000;
 /// Segments of others that one endpoint keeps mapped for its copies.
 pub const GRANTED_MAPS_MAX: usize = 16;
 
+/// What `dvs cp` compares, leaves out or carries at once.
+pub const CP_BLOCK_BYTES: u64 = 1 << 20;
+/// Blocks of which digests are asked for at once.
+pub const CP_MARKS_MAX: u32 = 64;
+/// Bytes of one name of a path, as Linux has it.
+pub const CP_NAME_BYTES_MAX: usize = 255;
+/// Bytes of what a symbolic link leads to.
+pub const CP_LINK_BYTES_MAX: usize = 4095;
+/// Names of one path below what is copied.
+pub const CP_DEPTH_MAX: usize = 128;
+/// Files, folders and links of one copy, and of one folder.
+pub const CP_ENTRIES_MAX: usize = 1 << 20;
+/// Entries of a folder in one answer.
+pub const CP_PAGE_ENTRIES: usize = 256;
+/// Commands that one `dvs cp --serve` serves at a time.
+pub const CP_SESSIONS_MAX: usize = 8;
+
 /// Pair sides of an endpoint's first side segment.
 pub const SIDES_FIRST: u32 = 8;
 /// Pair sides of each further side segment.

@@ -1,8 +1,10 @@
 //! The command line. Key type: [`Cli`]. Every command is a variant here and a module beside this one.
 
+mod copy;
 mod measure;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,7 +14,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::failure::EXIT_CODES;
 use crate::talk::Whom;
+pub use copy::CpArgs;
 pub use measure::{BenchArgs, BenchCommand};
+use values::{at_least_one, bits, interval, seconds, slot};
 
 const EXAMPLES: &str = "Examples:
   dvs demo                                      see it work on this machine, in a minute
@@ -20,6 +24,7 @@ const EXAMPLES: &str = "Examples:
   dvs run --dc main --node 1 --name kv -- ./kv  run a program, bound in a DC
   dvs ps                                        who is bound where
   dvs send --dc main --node 1 --to kv hello     send it a message, by hand
+  dvs cp --dc main --node 1 file 2:/srv/        copy files between nodes; goes on where it was cut
   dvs bench rtt                                 measure round trips, beside the bare limit
   dvs status                                    nodes, links, DCs and proxies
   dvs top                                       the same and who is bound, live, with rates
@@ -183,6 +188,17 @@ pub enum Command {
          A timeout is exit code 6 if fewer came than --count, or none without it.",
     ))]
     Receive(ReceiveArgs),
+    /// Copy files and folders between this node and another, through a DC
+    #[command(after_help = examples(
+        &[
+            "dvs cp --dc main --node 1 big.iso 2:/srv/",
+            "dvs cp --dc main --node 1 -r 2:/srv/tree ./tree --json",
+            "dvs cp --dc main --node 2 --serve /srv",
+            "dvs cp --dc main --node 1 --via cp-2 notes.txt 2:notes.txt",
+        ],
+        copy::NOTE,
+    ))]
+    Cp(CpArgs),
     /// Measure round trips, messages and bytes a second, beside the bare limit
     #[command(subcommand, arg_required_else_help = true)]
     #[command(after_help = examples(&["dvs bench rtt", "dvs bench rate --remote", "dvs bench bw"], ""))]
@@ -433,43 +449,6 @@ pub struct ReceiveArgs {
     /// Answer each request with what it carried
     #[arg(long)]
     pub echo: bool,
-}
-
-/// A span in seconds, with or without a fraction.
-fn seconds(text: &str) -> Result<Duration, String> {
-    let time = text.parse().ok().and_then(|number: f64| Duration::try_from_secs_f64(number).ok());
-    time.ok_or_else(|| "not a span: give seconds from 0 on, such as 2 or 0.5".to_owned())
-}
-
-/// How often something is looked at.
-fn interval(text: &str) -> Result<Duration, String> {
-    let bounds = Duration::from_millis(100)..=Duration::from_secs(3600);
-    let time = seconds(text)?;
-    bounds.contains(&time).then_some(time).ok_or("give 0.1 to 3600 seconds".to_owned())
-}
-
-/// Notification bits, decimal, hexadecimal or binary.
-fn bits(text: &str) -> Result<u32, String> {
-    let read = match (text.strip_prefix("0x"), text.strip_prefix("0b")) {
-        (Some(digits), _) => u32::from_str_radix(digits, 16),
-        (_, Some(digits)) => u32::from_str_radix(digits, 2),
-        _ => text.parse(),
-    };
-    match read {
-        Ok(0) => Err("no bit is set: give a number other than 0".to_owned()),
-        Ok(bits) => Ok(bits),
-        Err(_) => Err("not 32 bits: give a number such as 5, 0x5 or 0b101".to_owned()),
-    }
-}
-
-/// A slot of a DC.
-fn slot(text: &str) -> Result<u16, String> {
-    let last = abi::limits::SLOTS_PER_DC - 1;
-    text.parse().ok().filter(|slot| *slot <= last).ok_or_else(|| format!("slots are 0 to {last}"))
-}
-
-fn at_least_one(text: &str) -> Result<u64, String> {
-    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "give a number from 1 on".to_owned())
 }
 
 #[derive(Args, Debug)]

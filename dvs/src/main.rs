@@ -11,6 +11,7 @@ mod check;
 mod cli;
 mod cluster;
 mod completions;
+mod cp;
 mod daemon;
 mod demo;
 mod doctor;
@@ -86,6 +87,7 @@ fn act(cli: Cli) -> Result<ExitCode> {
         Command::Send(args) => send::send(&Place::find(&args.seat.place, dir)?, args, &output)?,
         Command::Notify(args) => notify::notify(&Place::find(&args.seat.place, dir)?, args, &output)?,
         Command::Receive(args) => receive::receive(&Place::find(&args.seat.place, dir)?, &args, &output)?,
+        Command::Cp(args) => cp::cp(&Place::find(&args.seat.place, dir)?, args, &output)?,
         Command::Completions(args) => completions::completions(args.shell, &output)?,
         Command::Man(args) => man::man(args.folder.as_deref(), &output)?,
         Command::NodeDaemon(args) => daemon::run(&args, dir)?,

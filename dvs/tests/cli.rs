@@ -16,6 +16,8 @@ use tempfile::TempDir;
 
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "cli/cp.rs"]
+mod cp;
 #[path = "cli/talk.rs"]
 mod talk;
 #[path = "cli/top.rs"]
@@ -106,7 +108,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 #[test]
 fn every_command_explains_itself_with_examples_and_exit_codes() {
-    let commands: [&[&str]; 22] = [
+    let commands: [&[&str]; 23] = [
         &["demo"],
         &["init"],
         &["check"],
@@ -123,6 +125,7 @@ fn every_command_explains_itself_with_examples_and_exit_codes() {
         &["proxy", "restart"],
         &["proxy", "stop"],
         &["run"],
+        &["cp"],
         &["send"],
         &["notify"],
         &["receive"],

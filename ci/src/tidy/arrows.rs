@@ -21,7 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("libdvk", &["dvk", "abi"]),
     ("services", &["abi"]),
     ("node", &["fabric", "dvk", "services", "shm", "abi", "proxy-tcp"]),
-    ("dvs", &["node", "dvk", "proxy-tcp", "fabric", "shm", "abi"]),
+    ("dvs", &["node", "rpc", "dvk", "proxy-tcp", "fabric", "shm", "abi"]),
     ("sim", &["node", "dvk", "services", "fabric", "shm", "abi"]),
     ("vos", &["dvk", "services", "abi"]),
     ("unikernel", &["dvk", "services", "abi"]),

@@ -76,13 +76,18 @@ enum Role {
     FileRelay { to: String },
     /// Takes the digest
     FileIn,
+    /// Reads and writes files for a `dvs cp`
+    Files {
+        #[arg(long)]
+        client: Endpoint,
+    },
 }
 
 /// Does what a worker is for.
 pub fn work(args: WorkerArgs) -> Result<()> {
     let orders = Orders::listen();
-    let mut me =
-        Binding::from_env().context("this program is part of `dvs demo` and `dvs bench`: run those")?;
+    let mut me = Binding::from_env()
+        .context("this program is part of `dvs demo`, `dvs bench` and `dvs cp`: run those")?;
     match args.role {
         Role::Echo(manner) => echo::serve(&mut me, manner),
         Role::Ask { to, manner, cargo } => {
@@ -108,6 +113,7 @@ pub fn work(args: WorkerArgs) -> Result<()> {
             carry::relay(&mut me, to)
         }
         Role::FileIn => carry::receive(&mut me),
+        Role::Files { client } => crate::cp::work(&mut me, client),
     }
 }
 
