@@ -196,6 +196,7 @@ fn a_folder_gets_a_manual_page_for_each_command_and_none_for_the_hidden_ones() {
         "-bench",
         "-check",
         "-completions",
+        "-cp",
         "-demo",
         "-doctor",
         "-down",
@@ -213,6 +214,7 @@ fn a_folder_gets_a_manual_page_for_each_command_and_none_for_the_hidden_ones() {
         "-run",
         "-send",
         "-status",
+        "-top",
         "-up",
         "",
     ];

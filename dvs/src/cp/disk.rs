@@ -17,8 +17,8 @@ use super::wire::{Entry, Mark, Piece, blocks, len_of};
 pub const MODE_BITS: u32 = 0o1777;
 /// So many zeros, in their place, become a hole.
 const HOLE_BYTES: usize = 64 << 10;
-/// Whoever was killed holds its lock a little longer.
-const LOCKED_WITHIN: Duration = Duration::from_secs(1);
+/// How often a lock that is taken is tried.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// A file that is read, or one that is put together.
 pub struct Content {
@@ -158,14 +158,14 @@ fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|b| *b == 0)
 }
 
-/// Whether nobody else writes it.
-pub fn lock(file: &File) -> bool {
-    let until = Instant::now() + LOCKED_WITHIN;
+/// Whether nobody else writes it, or will within this time.
+pub fn lock(file: &File, within: Duration) -> bool {
+    let until = Instant::now() + within;
     loop {
         match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return true,
             Err(_) if Instant::now() >= until => return false,
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            Err(_) => std::thread::sleep(GLANCE),
         }
     }
 }

@@ -8,9 +8,10 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use abi::limits::{CP_ENTRIES_MAX, CP_LINK_BYTES_MAX, CP_MARKS_MAX, CP_PAGE_ENTRIES};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RawMode, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::disk::{self, Content};
@@ -21,6 +22,9 @@ use crate::talk::one_line;
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// Nothing that is opened to be looked at may wait, or become our terminal.
 const FILE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
+/// Whoever was killed holds its lock a little longer.
+const LOCKED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What paths may name.
 pub enum Base {
@@ -232,7 +236,12 @@ impl End {
             let what = format!("{} has a partial file that is none of ours: {partial:?}", self.show(at));
             return Err(Said::failed(what, "remove it"));
         }
-        if !disk::lock(&file) {
+        let patience = match self.base {
+            Base::Anywhere => LOCKED_WITHIN,
+            // Others want to be served meanwhile.
+            Base::Below { .. } => Duration::ZERO,
+        };
+        if !disk::lock(&file, patience) {
             let what = format!("{} is being written by another `dvs cp`", self.show(at));
             return Err(Said::failed(what, "wait for that one"));
         }
@@ -416,7 +425,7 @@ fn entry_of(stat: &Stat, link: Option<LinkText>) -> Entry {
     };
     Entry {
         kind,
-        mode: u32::from(stat.st_mode as RawMode) & disk::MODE_BITS,
+        mode: stat.st_mode & disk::MODE_BITS,
         mtime_s: stat.st_mtime,
         mtime_ns: stat.st_mtime_nsec as u32,
     }

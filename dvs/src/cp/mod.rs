@@ -10,6 +10,8 @@ mod end;
 mod launch;
 mod remote;
 mod serve;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::ffi::OsStr;
@@ -247,16 +249,4 @@ fn text(answer: &Answer) -> String {
         }
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_has_a_slash_before_its_colon_is_a_path_of_this_node() {
-        assert_eq!(far("2:/srv/x:y".as_ref()), Some(("2", &b"/srv/x:y"[..])));
-        assert_eq!(far("n2:".as_ref()), Some(("n2", &b""[..])));
-        assert_eq!((far("./2:x".as_ref()), far(":x".as_ref()), far("x".as_ref())), (None, None, None));
-    }
 }

@@ -32,7 +32,7 @@ impl Remote<'_> {
         let block = me.grant_segment(CP_BLOCK_BYTES, Access::Write).context("no memory for a block")?;
         let files = FilesClient { server, timeout: PATIENCE };
         let hello = files.hello(me);
-        let hello = hello.map_err(|why| call_said(why)).and_then(|said| said).map_err(|said| {
+        let hello = hello.map_err(call_said).and_then(|said| said).map_err(|said| {
             let said = said.of_node(node.as_str());
             failure(Exit::Failed, said.what, said.next)
         });

@@ -39,8 +39,11 @@ fn number(said: &Value, key: &str) -> u64 {
     said[key].as_u64().unwrap_or_else(|| panic!("{key} in {said}"))
 }
 
-/// What a path holds, in the order of the names: kind, permissions, time, contents.
-fn shape(path: &Path, into: &mut Vec<(OsString, u32, (i64, i64), Vec<u8>)>) {
+/// A name, its kind and permissions, its time, its contents.
+type Shape = (OsString, u32, (i64, i64), Vec<u8>);
+
+/// What a path holds, in the order of the names.
+fn shape(path: &Path, into: &mut Vec<Shape>) {
     let found = std::fs::symlink_metadata(path).unwrap();
     let name = path.file_name().unwrap().to_owned();
     let time = (found.mtime(), found.mtime_nsec());
@@ -58,7 +61,7 @@ fn shape(path: &Path, into: &mut Vec<(OsString, u32, (i64, i64), Vec<u8>)>) {
 }
 
 /// Everything below a folder, its own name apart.
-fn shape_of(path: &Path) -> Vec<(OsString, u32, (i64, i64), Vec<u8>)> {
+fn shape_of(path: &Path) -> Vec<Shape> {
     let mut all = Vec::new();
     shape(path, &mut all);
     all[0].0 = OsString::new();
@@ -148,10 +151,9 @@ fn a_tree_arrives_as_it_is_in_both_directions_and_is_not_carried_twice() {
 
 /// Cuts a copy when a part of it is there; `false`: it was faster.
 fn cut(cluster: &Cluster, from: &OsStr, to: &OsStr, partial: &Path, signal: &str) -> bool {
-    let child = command_of(cluster, &[], from, to).spawn().unwrap();
+    let mut child = command_of(cluster, &[], from, to).spawn().unwrap();
     let begun = || std::fs::metadata(partial).is_ok_and(|found| found.len() > 16 * MIB);
     let bound = Instant::now() + BOUND;
-    let mut child = child;
     while !begun() && child.try_wait().unwrap().is_none() {
         assert!(Instant::now() < bound, "nothing arrives");
         std::thread::yield_now();
