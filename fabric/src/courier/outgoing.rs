@@ -12,8 +12,8 @@ use shm::lane::{self, LaneReader, look_again};
 use shm::side::Mirrored;
 use shm::{notify, reply};
 
-use super::jobs::Key;
 use super::fair::Posted;
+use super::jobs::Key;
 use super::{CONTROL_MAX, Courier, Output, PairIndex};
 use crate::{Desc, Fabric, Piece, RegionKey};
 
