@@ -45,6 +45,10 @@ fn proxy(nodes: Vec<u16>, sent: u64) -> ProxyView {
         sessions: 1,
         corrupt: 0,
         pairs: 3,
+        compression: "none".into(),
+        packed_sessions: 0,
+        plain_bytes: 0,
+        packed_bytes: 0,
     }
 }
 
