@@ -24,6 +24,9 @@ use crate::{Fabric, Piece, RegionKey};
 /// The copier's own node, in its requests.
 const HERE: NodeId = NodeId(0);
 
+/// Segments that cannot be had, and whose copies have not been told yet.
+const DENIED_MAX: usize = 1024;
+
 /// What a range comes to.
 enum Found {
     Here {
@@ -209,7 +212,7 @@ impl Courier {
         Ok(())
     }
 
-    /// Bytes of a copy are announced. `Err`: by nobody whom it was asked of.
+    /// Bytes of a copy are announced. Refused unless they are the next ones, of one that was asked for, by whom it was asked of.
     pub(super) fn copy_announced(
         &mut self,
         node: NodeId,
@@ -504,6 +507,10 @@ impl Courier {
     pub fn forget_segment(&mut self, memory: u32, segment: u32, fabric: &mut dyn Fabric) {
         let key = (memory, segment);
         if self.jobs.wanted.remove(&key) {
+            // What was wanted by copies that are over is nobody's: who still wants one that is dropped here asks again.
+            if self.jobs.denied.len() >= DENIED_MAX {
+                self.jobs.denied.clear();
+            }
             self.jobs.denied.insert(key);
         }
         if let Some((_, region)) = self.segments.remove(&key) {
