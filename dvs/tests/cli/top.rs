@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::num::NonZero;
 use std::os::fd::OwnedFd;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -17,6 +18,8 @@ struct OnTerminal {
     terminal: File,
     shown: std::sync::mpsc::Receiver<Vec<u8>>,
     all: Vec<u8>,
+    /// What a reader sees: the program sends only what changes, so its bytes alone hold no whole texts.
+    screen: vt100::Parser,
 }
 
 impl OnTerminal {
@@ -27,7 +30,7 @@ impl OnTerminal {
         unlockpt(&master).expect("a terminal that opens");
         let name = ptsname(&master, Vec::new()).expect("its name").into_string().expect("a text");
         let terminal = File::options().read(true).write(true).open(name).expect("its other end");
-        let size = Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = Winsize { ws_row: ROWS.get(), ws_col: COLUMNS.get(), ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&terminal, size).expect("a size");
         let end = || terminal.try_clone().expect("a copy");
         command.stdin(end()).stdout(end()).stderr(end()).env("TERM", "xterm-256color");
@@ -43,22 +46,30 @@ impl OnTerminal {
                 }
             }
         });
-        OnTerminal { child, keys: File::from(master), terminal, shown, all: Vec::new() }
+        let screen = vt100::Parser::new(ROWS, COLUMNS, 0);
+        OnTerminal { child, keys: File::from(master), terminal, shown, all: Vec::new(), screen }
     }
 
-    fn has(&self, text: &str) -> bool {
+    fn sent(&self, text: &str) -> bool {
         self.all.windows(text.len()).any(|part| part == text.as_bytes())
     }
 
-    /// Waits until this was shown.
-    fn until(&mut self, text: &str) {
+    /// Takes what comes until this is so; `wanted` names it.
+    fn take_until(&mut self, wanted: &str, so: impl Fn(&OnTerminal) -> bool) {
         let end = Instant::now() + BOUND;
-        while !self.has(text) {
+        while !so(self) {
             let left = end.saturating_duration_since(Instant::now());
-            let more = self.shown.recv_timeout(left);
-            let all = String::from_utf8_lossy(&self.all);
-            self.all.extend(more.unwrap_or_else(|_| panic!("{text:?} was not shown in {all}")));
+            let more = self.shown.recv_timeout(left).unwrap_or_else(|_| {
+                panic!("{wanted:?} did not come; on the screen:\n{}", self.screen.screen().contents())
+            });
+            self.screen.process(&more);
+            self.all.extend(more);
         }
+    }
+
+    /// Waits until a reader sees this.
+    fn until(&mut self, text: &str) {
+        self.take_until(text, |top| top.screen.screen().contents().contains(text));
     }
 
     /// Its code, or 0 minus the signal that ended it; by then all that it showed is here, and the terminal reads lines.
@@ -77,7 +88,7 @@ impl OnTerminal {
         // Written after all that the program wrote.
         self.terminal.write_all(b"<end>").expect("the terminal");
         let before = std::mem::take(&mut self.all);
-        self.until("<end>");
+        self.take_until("<end>", |top| top.sent("<end>"));
         let all = [before, std::mem::take(&mut self.all)].concat();
         (status.code().unwrap_or(-1), String::from_utf8_lossy(&all).into_owned())
     }
@@ -91,6 +102,8 @@ impl Drop for OnTerminal {
     }
 }
 
+const ROWS: NonZero<u16> = NonZero::new(30).unwrap();
+const COLUMNS: NonZero<u16> = NonZero::new(100).unwrap();
 const ENTERED: &str = "\x1b[?1049h";
 const LEFT: &str = "\x1b[?1049l";
 const CURSOR_BACK: &str = "\x1b[?25h";
@@ -154,7 +167,7 @@ fn on_a_terminal_it_lives_until_a_key_or_a_signal_and_gives_the_terminal_back() 
     let cluster = Cluster::up(2);
     let mut top = OnTerminal::start(cluster.command(&["top", "--interval", "0.1"]));
     top.until("2 of 2 nodes answer");
-    assert!(top.has(ENTERED));
+    assert!(top.sent(ENTERED) && top.screen.screen().alternate_screen());
     let modes = tcgetattr(&top.terminal).expect("its modes").local_modes;
     assert!(!modes.intersects(LocalModes::ICANON | LocalModes::ECHO), "{modes:?}");
     top.keys.write_all(b"?").expect("a key");
@@ -195,7 +208,6 @@ fn colours_are_for_terminals_whose_user_wants_them() {
         let mut command = cluster.command(&["top"]);
         command.env("NO_COLOR", no_color);
         let mut top = OnTerminal::start(command);
-        // Blanks without a style are jumped over, so that only words are seen whole.
         top.until("help");
         let seen = String::from_utf8_lossy(&top.all).into_owned();
         assert_eq!(coloured(&seen), wanted, "NO_COLOR={no_color:?}: {seen:?}");
