@@ -21,6 +21,8 @@ pub enum CallError {
     Malformed,
     /// The arguments are longer than `PAYLOAD_BYTES_MAX`, or of a type without a fixed form: not called.
     TooLong,
+    /// A [`Bulk`](crate::Bulk) among the arguments is of a loan that went with an earlier call: not called. Make another.
+    Sent,
     /// There is no buffer for the arguments: not called. Drop replies that hold views, or wait.
     Loan(LoanError),
 }
@@ -33,6 +35,9 @@ impl fmt::Display for CallError {
             CallError::Malformed => f.write_str("the server's answer is not what the interface says"),
             CallError::TooLong => {
                 write!(f, "arguments beyond {} bytes: not called", codec::PAYLOAD_BYTES_MAX)
+            }
+            CallError::Sent => {
+                f.write_str("the loan of a bulk argument was sent before: make another; not called")
             }
             CallError::Loan(why) => why.fmt(f),
         }
@@ -52,11 +57,12 @@ pub fn call<A: Serialize, R: DeserializeOwned>(
     let request: Message = match codec::encode(me, kind_of(interface, number), arguments) {
         Ok(request) => request,
         Err(NotEncoded::TooLong) => return Err(CallError::TooLong),
+        Err(NotEncoded::Sent) => return Err(CallError::Sent),
         Err(NotEncoded::Loan(why)) => return Err(CallError::Loan(why)),
     };
-    let reply = me.sendrec(server, request, timeout).map_err(CallError::Sendrec)?;
+    let mut reply = me.sendrec(server, request, timeout).map_err(CallError::Sendrec)?;
     match reply.kind() {
-        ACCEPTED => codec::decode(&reply).map_err(|_| CallError::Malformed),
+        ACCEPTED => codec::decode(&mut reply).map_err(|_| CallError::Malformed),
         kind => Err(Refused::from_kind(kind).map_or(CallError::Malformed, CallError::Refused)),
     }
 }

@@ -1,7 +1,8 @@
 //! Typed services: a trait becomes a client and a server. For people who write services, not messages.
 //!
 //! Arguments and results travel as `postcard` bytes: in the message where they fit (96 bytes), else in a loan that the
-//! receiver reads in place. Key items: [`service!`], [`CallError`]. Neighbour: `dvk` (`sendrec`, `reply`).
+//! receiver maps. A large field is a [`Bulk`]: bytes that stay in the loan they were written into, and are read there. Key
+//! items: [`service!`], [`CallError`]. Neighbour: `dvk` (`sendrec`, `reply`).
 //!
 //! ```no_run
 //! rpc::service! {
@@ -33,11 +34,13 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bulk;
 mod client;
 mod codec;
 mod server;
 
 pub use abi::Endpoint;
+pub use bulk::Bulk;
 pub use client::{CallError, call};
 pub use codec::{Malformed, PAYLOAD_BYTES_MAX, interface};
 pub use dvk::{Binding, Delivery, Message, ReceiveError, ReplyError, Timeout};
@@ -69,7 +72,7 @@ macro_rules! service {
             fn answer(
                 &mut self,
                 me: &mut $crate::Binding,
-                request: &$crate::Delivery,
+                request: &mut $crate::Delivery,
             ) -> Result<(), $crate::ReplyError> {
                 let caller = request.source();
                 let _ = caller;

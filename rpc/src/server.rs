@@ -21,7 +21,7 @@ pub enum Refused {
     NoSuchCall = 2,
     /// The arguments are not what the interface says: another version, or too long.
     Malformed = 3,
-    /// Its result is too long, or there is no buffer for it. The call was carried out.
+    /// Its result is too long, or there is no buffer for it, or it is a bulk that was sent before. The call was carried out.
     NoRoom = 4,
 }
 
@@ -51,7 +51,7 @@ pub fn method(request: &Delivery, interface: u16) -> Option<u16> {
     ((kind >> 16) as u16 == interface).then_some(kind as u16)
 }
 
-pub fn arguments<T: DeserializeOwned>(request: &Delivery) -> Result<T, Malformed> {
+pub fn arguments<T: DeserializeOwned>(request: &mut Delivery) -> Result<T, Malformed> {
     codec::decode(request)
 }
 
@@ -59,7 +59,7 @@ pub fn arguments<T: DeserializeOwned>(request: &Delivery) -> Result<T, Malformed
 pub fn accepted<T: Serialize>(me: &mut Binding, result: &T) -> Message {
     match codec::encode(me, ACCEPTED, result) {
         Ok(reply) => reply,
-        Err(NotEncoded::TooLong | NotEncoded::Loan(_)) => refused(Refused::NoRoom),
+        Err(NotEncoded::TooLong | NotEncoded::Sent | NotEncoded::Loan(_)) => refused(Refused::NoRoom),
     }
 }
 
@@ -73,14 +73,14 @@ pub fn refused(why: Refused) -> Message {
 /// A client that no longer waits, or breaks the protocol, does not end it. Errors: the daemon can no longer be asked.
 pub fn serve(
     me: &mut Binding,
-    mut answer: impl FnMut(&mut Binding, &Delivery) -> Result<(), ReplyError>,
+    mut answer: impl FnMut(&mut Binding, &mut Delivery) -> Result<(), ReplyError>,
 ) -> Result<(), ReceiveError> {
     loop {
         match me.receive_request(Timeout::Forever) {
-            Ok(request) => match request.what() {
+            Ok(mut request) => match request.what() {
                 What::Request { .. } => {
                     // Too much is out with this client: it is told so without an extent. Nobody waits: so be it.
-                    if answer(me, &request) == Err(ReplyError::Full) {
+                    if answer(me, &mut request) == Err(ReplyError::Full) {
                         let _ = me.reply(&request, refused(Refused::NoRoom));
                     }
                 }
