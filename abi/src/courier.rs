@@ -7,6 +7,10 @@ use crate::member::{Refusal, SegmentKind, WORDS, Words};
 /// Bytes behind the words of a directory datagram.
 pub const TAIL_BYTES_MAX: usize = 32 << 10;
 
+// A description of a DC with all nodes and all users fits, a word each, with room for what stands before them.
+const _: () =
+    assert!((crate::limits::NODES_MAX as usize + crate::limits::UIDS_PER_DC_MAX + 16) * 8 <= TAIL_BYTES_MAX);
+
 /// What the daemon tells a proxy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ToProxy {
@@ -34,6 +38,8 @@ pub enum ToProxy {
     Ping { number: u64 },
     /// End the connections in good order and exit.
     Stop,
+    /// The proxy serves this DC no more: let go of all memory of it.
+    DropDc { dc: DcId },
 }
 
 /// Where both sides of a carried pair are.
@@ -216,6 +222,7 @@ impl ToProxy {
             ToProxy::Directory { node } => fill([109, node.0 as u64]),
             ToProxy::Ping { number } => fill([110, number]),
             ToProxy::Stop => fill([111]),
+            ToProxy::DropDc { dc } => fill([112, dc.0 as u64]),
         }
     }
 
@@ -253,6 +260,7 @@ impl ToProxy {
             109 => ToProxy::Directory { node: node(w[1])? },
             110 => ToProxy::Ping { number: w[1] },
             111 => ToProxy::Stop,
+            112 => ToProxy::DropDc { dc: dc(w[1])? },
             _ => return None,
         })
     }
@@ -363,6 +371,7 @@ mod tests {
             ToProxy::Directory { node },
             ToProxy::Ping { number: 9 },
             ToProxy::Stop,
+            ToProxy::DropDc { dc: DcId(4) },
         ] {
             assert_eq!(ToProxy::from_words(&m.to_words()), Some(m));
         }

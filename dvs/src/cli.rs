@@ -1,5 +1,6 @@
 //! The command line. Key type: [`Cli`]. Every command is a variant here and a module beside this one.
 
+mod dc;
 mod measure;
 
 use std::ffi::OsString;
@@ -10,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::failure::EXIT_CODES;
 use crate::talk::Whom;
+pub use dc::{DcCommand, DcCreateArgs, LogsArgs, Via};
 pub use measure::{BenchArgs, BenchCommand};
 
 const EXAMPLES: &str = "Examples:
@@ -110,6 +112,15 @@ pub enum Command {
     /// Who is bound where
     #[command(after_help = examples(&["dvs ps", "dvs ps --node 2 --json"], ""))]
     Ps(Where),
+    /// Distributed containers: made, grown, shrunk and stopped while the cluster runs
+    #[command(subcommand)]
+    Dc(DcCommand),
+    /// What the daemons and proxies of this machine have logged
+    #[command(after_help = examples(
+        &["dvs logs", "dvs logs n1 --follow", "dvs logs --lines 200 --json"],
+        "The logs end with their daemon, but for one that was killed. RUST_LOG at `dvs up` chooses what is logged.",
+    ))]
+    Logs(LogsArgs),
     /// The processes that carry messages to other nodes
     #[command(subcommand)]
     Proxy(ProxyCommand),

@@ -12,6 +12,7 @@ mod cli;
 mod cluster;
 mod completions;
 mod daemon;
+mod dc;
 mod demo;
 mod doctor;
 mod down;
@@ -19,6 +20,7 @@ mod failure;
 mod init;
 mod interrupt;
 mod log_tail;
+mod logs;
 mod man;
 mod notify;
 mod order;
@@ -73,6 +75,8 @@ fn act(cli: Cli) -> Result<ExitCode> {
         }
         Command::Status(place) => show::status(&Place::find(&place, dir)?, place.node.as_deref(), &output)?,
         Command::Ps(place) => show::ps(&Place::find(&place, dir)?, place.node.as_deref(), &output)?,
+        Command::Dc(command) => dc::dc(command, dir, &output)?,
+        Command::Logs(args) => logs::logs(&args, dir, &output)?,
         Command::Proxy(ProxyCommand::Ls(place)) => {
             show::proxies(&Place::find(&place, dir)?, place.node.as_deref(), &output)?;
         }

@@ -5,6 +5,8 @@
 
 mod checks;
 
+pub use checks::SLOTS_PER_NODE;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,7 +17,7 @@ use abi::{DcId, Incarnation, Name, NodeId, Slot};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::core::{DcPlan, GENERATIONS_AT_ONCE, Plan, ProxyPlan, Range};
+use crate::core::{DcPlan, DcSpec, GENERATIONS_AT_ONCE, Plan, ProxyPlan, Range};
 
 /// What to do about what the reader of TOML says, by a part of it. Without one of these it speaks for itself.
 const REMEDIES: &[(&str, &str)] = &[
@@ -202,6 +204,7 @@ impl Cluster {
             node_dead_after: self.node_dead_after,
             node_names: self.nodes.iter().map(|n| (n.id, n.name.as_str().to_owned())).collect(),
             dcs: here.map(|dc| (dc.id, dc.plan())).collect(),
+            specs: self.dcs.iter().map(|dc| (dc.id, dc.spec())).collect(),
             proxies: proxies
                 .map(|(index, p)| ProxyPlan {
                     index,
@@ -220,6 +223,10 @@ impl ClusterDc {
     pub fn ranges(&self) -> impl Iterator<Item = (NodeId, Range)> {
         let count = self.slots_per_node;
         self.nodes.iter().zip(0..).map(move |(node, k)| (*node, Range { first: Slot(k * count), count }))
+    }
+
+    fn spec(&self) -> DcSpec {
+        DcSpec::of_file(self.id, self.slots_per_node, &self.plan())
     }
 
     fn plan(&self) -> DcPlan {

@@ -99,6 +99,10 @@ impl Courierman {
                 self.said.push((FromProxy::Pong { number, totals }, Vec::new()));
             }
             ToProxy::Stop => return Err("told to stop"),
+            ToProxy::DropDc { dc } => {
+                self.courier.drop_dc(dc, fabric);
+                self.bells.retain(|(of, _)| *of != dc);
+            }
         }
         Ok(())
     }

@@ -126,6 +126,8 @@ impl Site {
             Effect::Note(note) => self.out.push(Outward::Note(note)),
             // Nothing is bound for another process here, and no daemon has a successor that reads its books.
             Effect::OpenProcess { .. } | Effect::CloseProcess { .. } | Effect::Record { .. } => {}
+            // The one DC is as it was made.
+            Effect::MakeDc { .. } | Effect::DropDc { .. } | Effect::KeepDcs { .. } => {}
         }
         None
     }

@@ -211,6 +211,24 @@ impl Courier {
         self.dcs.insert(dc, Dc { memory, doorbells, pool, regions, own, asked: false, held });
     }
 
+    /// Serves a DC no more: its pairs are forgotten and its memory let go of.
+    pub fn drop_dc(&mut self, dc: DcId, fabric: &mut dyn Fabric) {
+        let ends: Vec<_> = self.by_ends.keys().filter(|(local, _)| local.dc == dc).copied().collect();
+        for (local, remote) in ends {
+            self.detach(local, remote, fabric);
+        }
+        for link in self.links.values_mut() {
+            link.opening.retain(|(local, _)| local.dc != dc);
+        }
+        self.by_slot.retain(|(of, _), _| *of != dc);
+        self.forget_extents_of(dc);
+        if let Some(gone) = self.dcs.remove(&dc) {
+            for region in gone.regions.into_values() {
+                fabric.detach(region);
+            }
+        }
+    }
+
     /// A segment of our own memory in a DC, mapped writable.
     pub fn add_segment(
         &mut self,

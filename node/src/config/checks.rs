@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use abi::limits::{
     DCS_MAX, LINK_DOWN_AFTER_MS, NODE_DEAD_AFTER_MS, NODES_MAX, PROXIES_PER_NODE_MAX, SLOTS_PER_DC,
+    UIDS_PER_DC_MAX,
 };
 use abi::{DcId, Name, NodeId};
 use toml::Spanned;
 
 use super::{Cluster, ClusterDc, ClusterNode, ClusterProxy, DcShape, FileShape, NodeShape, ProxyShape};
 
-/// Slots of one node in a DC, unless the file says otherwise.
-const SLOTS_PER_NODE: u16 = 256;
+/// Slots of one node in a DC, unless it is said otherwise.
+pub const SLOTS_PER_NODE: u16 = 256;
 
 /// A complaint about a place in the text.
 pub(super) struct Wrong {
@@ -159,6 +160,11 @@ fn check_dcs(shapes: &[DcShape], nodes: &[ClusterNode]) -> Result<Vec<ClusterDc>
         };
         let slots_per_node = check_slots(shape, members.len())?;
         let uids = shape.uids.clone();
+        if uids.len() > UIDS_PER_DC_MAX {
+            let what =
+                format!("DC {name} lets in more than {UIDS_PER_DC_MAX} users (UIDS_PER_DC_MAX): name fewer");
+            return Err(wrong(&shape.name, what));
+        }
         dcs.push(ClusterDc { id: DcId(id), name, nodes: members, slots_per_node, uids });
     }
     Ok(dcs)

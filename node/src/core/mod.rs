@@ -4,9 +4,12 @@
 //! Key types: [`Core`], [`Input`], [`Effect`]. `daemon` (and the simulator) executes the effects in their order and
 //! brings back what they ask for ([`Input::SegmentMade`], [`Input::Sealed`], …) before the next input from outside.
 //! Neighbours: `plan` (what the cluster file says), `binding` and `pairs` (members), `proxies` and `routes` (couriers),
-//! `nodes` and `directory` (other nodes), `ending` (deaths), `memory` (segments and sides), `view` (status).
+//! `nodes` and `directory` (other nodes), `dcs` and `changes` (DCs that come, change and go), `ending` (deaths), `memory`
+//! (segments and sides), `view` (status).
 
 mod binding;
+mod changes;
+mod dcs;
 mod directory;
 mod effect;
 mod ending;
@@ -17,11 +20,14 @@ mod pairs;
 mod plan;
 mod proxies;
 mod routes;
+mod spec;
 mod state;
 mod view;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_dcs;
 #[cfg(test)]
 mod walk;
 
@@ -31,10 +37,12 @@ use std::time::Duration;
 use abi::{DcId, Endpoint, Incarnation, NodeId};
 
 pub use binding::GENERATIONS_AT_ONCE;
+pub use changes::{DcChange, DcRefusal};
 pub use directory::{Chunk, ChunkKind, DirectoryEntry};
 pub use effect::{Descriptor, Effect, Input, Note, Order, Process};
 pub use plan::{DcPlan, Plan, ProxyPlan, Range};
-pub use view::{DcView, EndpointView, NodeView, ProxyView, Status};
+pub use spec::{DcSpec, Share};
+pub use view::{DcNodeView, DcSpecView, DcView, EndpointView, NodeView, ProxyView, Status};
 
 use memory::Memory;
 use state::{Conn, Dc, Inquiry, Local, Node, Proxy};
@@ -52,7 +60,10 @@ pub struct Core {
     /// Counts every change of what this node announces.
     version: u64,
     stopping: bool,
+    /// DCs that this node is part of, or is leaving.
     dcs: BTreeMap<DcId, Dc>,
+    /// Every DC that is known, those that were stopped too.
+    specs: BTreeMap<DcId, DcSpec>,
     conns: BTreeMap<ConnId, Conn>,
     /// Endpoints of this node, bound or dead with something of theirs still in use.
     locals: BTreeMap<Endpoint, Local>,
@@ -78,6 +89,7 @@ impl Core {
     /// A node that has just begun. The proxies are started by the first step.
     pub fn new(now: Now, plan: Plan) -> Core {
         let dcs = plan.dcs.keys().map(|dc| (*dc, Dc::default())).collect();
+        let specs = plan.specs.clone();
         let proxies = plan.proxies.iter().map(|p| (p.index, Proxy::new(now))).collect();
         let others = plan.others();
         let nodes = others.into_iter().map(|id| (id, Node::new(now))).collect();
@@ -87,6 +99,7 @@ impl Core {
             version: 1,
             stopping: false,
             dcs,
+            specs,
             conns: BTreeMap::new(),
             locals: BTreeMap::new(),
             memories: BTreeMap::new(),
@@ -128,6 +141,7 @@ impl Core {
             Input::ProxyNotStarted { proxy } => self.proxy_exited(now, proxy, out),
             Input::ProxySaid { proxy, message, tail } => self.proxy_said(now, proxy, message, &tail, out),
             Input::ProxyExited { proxy } => self.proxy_exited(now, proxy, out),
+            Input::DcMade { dc, made } => self.dc_made(dc, made, out),
             Input::Tick => self.tick(now, out),
             Input::Order(order) => self.order(now, order, out),
         }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use abi::{DcId, Incarnation, Name, NodeId, Slot};
 
+use super::DcSpec;
+
 /// The slots of one node in a DC: `first` to `first + count - 1`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Range {
@@ -56,10 +58,28 @@ pub struct Plan {
     pub node_names: BTreeMap<NodeId, String>,
     /// DCs that this node is part of.
     pub dcs: BTreeMap<DcId, DcPlan>,
+    /// All DCs, as far as they are known when the node begins.
+    pub specs: BTreeMap<DcId, DcSpec>,
     pub proxies: Vec<ProxyPlan>,
 }
 
 impl Plan {
+    /// Descriptions of an earlier life, where they are newer than what the cluster file says; says how many name nodes
+    /// that the file no longer has, and are left out.
+    pub fn overlay(&mut self, kept: Vec<DcSpec>) -> usize {
+        let mut strange = 0;
+        for spec in kept {
+            if !spec.nodes().all(|node| self.node_names.contains_key(&node)) {
+                strange += 1;
+            } else if self.specs.get(&spec.id).is_none_or(|known| spec.is_newer_than(known)) {
+                self.specs.insert(spec.id, spec);
+            }
+        }
+        let here = self.specs.values().filter(|s| s.spans(self.node));
+        self.dcs = here.map(|s| (s.id, s.plan())).collect();
+        strange
+    }
+
     /// This node's slots in a DC.
     pub fn own_range(&self, dc: DcId) -> Option<Range> {
         self.dcs.get(&dc)?.ranges.get(&self.node).copied()

@@ -6,6 +6,8 @@
 
 mod admin;
 mod couriers;
+mod dcs;
+mod logs;
 mod members;
 mod process;
 mod run;
@@ -16,21 +18,23 @@ pub mod thread;
 mod tokens;
 mod vault;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use proxy_tcp::options::ProxyOptions;
 use shm::os::events::{Epoll, EventFd, Readiness};
 
-use abi::Incarnation;
+use abi::{Incarnation, NodeId};
 
 use crate::NodeError;
 use crate::core::{Core, Effect, Input, Note, Now, Order};
 use crate::place::{Lock, Record};
 use admin::AdminServer;
 use couriers::{Couriers, NotStarted};
+use logs::Logs;
 use members::Members;
 use start::StartProxy;
 use tokens::{Token, Watched};
@@ -46,6 +50,7 @@ struct Driver {
     core: Core,
     origin: Instant,
     hands: Hands,
+    logs: Logs,
 }
 
 /// Everything effects are executed with.
@@ -62,6 +67,10 @@ struct Hands {
     options: BTreeMap<u16, ProxyOptions>,
     stop: Arc<EventFd>,
     lock: Lock,
+    /// Where DCs that differ from the cluster file are written down.
+    dcs_file: PathBuf,
+    /// Which nodes each proxy of the cluster file connects.
+    wires: Vec<BTreeSet<NodeId>>,
 }
 
 impl Driver {
@@ -80,6 +89,8 @@ impl Driver {
             if self.core.deadline().is_some_and(|at| at <= self.now()) {
                 self.handle(Input::Tick);
             }
+            let now = self.now();
+            self.logs.look(now);
             if self.core.is_stopped() {
                 self.hands.admin.flush_all();
                 return Ok(());
@@ -161,13 +172,19 @@ impl Driver {
 
     /// One input, and all that follows from it before anything else from outside.
     fn handle(&mut self, input: Input) {
-        let mut inputs = VecDeque::from([input]);
         let mut effects = Vec::new();
-        while let Some(input) = inputs.pop_front() {
-            self.core.step(self.now(), input, &mut effects);
+        self.core.step(self.now(), input, &mut effects);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, mut effects: Vec<Effect>) {
+        let mut inputs = VecDeque::new();
+        loop {
             for effect in effects.drain(..) {
                 inputs.extend(self.hands.execute(effect));
             }
+            let Some(input) = inputs.pop_front() else { return };
+            self.core.step(self.now(), input, &mut effects);
         }
     }
 }
@@ -193,6 +210,15 @@ impl Hands {
             Effect::Record { incarnation, generations } => {
                 if let Err(why) = self.lock.record(Record { incarnation: incarnation.0, generations }) {
                     tracing::error!("{why}");
+                }
+            }
+            Effect::MakeDc { dc, proxies } => {
+                return Some(Input::DcMade { dc, made: self.make_dc(dc, &proxies) });
+            }
+            Effect::DropDc { dc } => self.vault.drop_dc(dc),
+            Effect::KeepDcs { specs } => {
+                if let Err(why) = dcs::keep(&self.dcs_file, &specs) {
+                    tracing::error!("{why}: a restart of this daemon does not know of the change");
                 }
             }
             Effect::DropMemory { memory } => self.vault.drop_memory(memory),
@@ -238,6 +264,11 @@ fn log(note: Note) {
         Note::Bound { endpoint, .. } | Note::Ended { endpoint } => {
             tracing::info!(%endpoint, "{note}");
         }
+        Note::DcChanged { dc, .. } | Note::DcJoined { dc } | Note::DcLeft { dc } => {
+            tracing::info!(%dc, "{note}");
+        }
+        Note::DcNotMade { dc } => tracing::error!(%dc, "{note}"),
+        Note::DcRefused { node } => tracing::warn!(node = node.0, "{note}"),
         Note::Introduced { .. } | Note::Attached { .. } => tracing::debug!("{note}"),
         Note::ProxyUp { proxy, .. } => tracing::info!(proxy, "{note}"),
         Note::ProxyExited { proxy } | Note::ProxyStalled { proxy } | Note::ProxyWrong { proxy, .. } => {
