@@ -12,6 +12,7 @@ use abi::{DcId, Endpoint, Generation, NodeId, Slot, doorbell};
 use super::directory::DirectoryEntry;
 use super::effect::{Descriptor, Effect, Note};
 use super::memory::Owner;
+use super::pairs::ring;
 use super::state::Dc;
 use super::{Core, DcPlan, DcSpec, Now};
 
@@ -127,6 +128,8 @@ impl Core {
         there.leaving = true;
         let all: Vec<Endpoint> = self.locals_of(dc).filter(|(_, dead)| !dead).map(|(e, _)| e).collect();
         for endpoint in all {
+            // Its process asks what there is to be pulled, and hears that there is no such DC.
+            out.push(ring(endpoint, None, true));
             self.end_local(now, endpoint, out);
         }
         self.let_go(now, dc, out);
