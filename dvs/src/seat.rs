@@ -96,13 +96,10 @@ fn range_now(place: &Place, asked: &str, node: &ClusterNode, dcs: &[DcSpecView])
     let running = |d: &&DcSpecView| d.state == "running" && d.name == asked;
     let dc = dcs.iter().find(running).ok_or_else(|| unknown(place, asked, dcs.iter()))?;
     let share = dc.nodes.iter().find(|n| n.node == node.id.0).ok_or_else(|| {
-        let names: Vec<&str> = dc.nodes.iter().map(|n| n.name.as_str()).collect();
+        let ids: Vec<String> = dc.nodes.iter().map(|n| n.node.to_string()).collect();
         let what = format!("DC {asked} does not span node {} ({})", node.id, node.name);
-        let next = format!(
-            "its nodes are {}: run it there, or `dvs dc grow {asked} {}`",
-            names.join(", "),
-            node.name
-        );
+        let next =
+            format!("its nodes are {}: run it there, or `dvs dc grow {asked} {}`", ids.join(", "), node.name);
         failure(Exit::Config, what, next)
     })?;
     Ok(Range { first: Slot(share.slot_first), count: share.slot_count })

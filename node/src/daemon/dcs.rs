@@ -20,6 +20,7 @@ use crate::NodeError;
 use crate::admin::Request;
 use crate::config::SLOTS_PER_NODE;
 use crate::core::{DcChange, DcSpec};
+use crate::place::{NodePlace, own_uid};
 
 const FIRST_LINE: &str = "dvs dcs 1";
 
@@ -67,6 +68,17 @@ pub(super) fn keep(path: &Path, specs: &[DcSpec]) -> Result<(), NodeError> {
     options.write(true).create(true).truncate(true).mode(0o600);
     let wrote = options.open(&new).and_then(|mut file| file.write_all(text(specs).as_bytes()));
     wrote.and_then(|()| std::fs::rename(&new, path)).map_err(NodeError::file("write", path))
+}
+
+/// Lets other users pass to the sockets as soon as some DC lets them bind; who may bind, the daemon asks at every hello.
+pub(super) fn let_pass(place: &NodePlace, specs: &[DcSpec]) {
+    let own = own_uid();
+    let is_foreign = |uid: &u32| *uid != own && *uid != 0;
+    if specs.iter().any(|spec| !spec.ended && spec.uids.iter().any(is_foreign))
+        && let Err(why) = place.make(true)
+    {
+        tracing::error!("{why}: users that a DC lets in do not reach this node's sockets");
+    }
 }
 
 impl Hands {

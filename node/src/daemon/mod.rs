@@ -20,7 +20,6 @@ mod vault;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,7 +30,7 @@ use abi::{Incarnation, NodeId};
 
 use crate::NodeError;
 use crate::core::{Core, Effect, Input, Note, Now, Order};
-use crate::place::{Lock, Record};
+use crate::place::{Lock, NodePlace, Record};
 use admin::AdminServer;
 use couriers::{Couriers, NotStarted};
 use logs::Logs;
@@ -67,8 +66,8 @@ struct Hands {
     options: BTreeMap<u16, ProxyOptions>,
     stop: Arc<EventFd>,
     lock: Lock,
-    /// Where DCs that differ from the cluster file are written down.
-    dcs_file: PathBuf,
+    /// Where DCs that differ from the cluster file are written down, and whom its folders let pass.
+    place: NodePlace,
     /// Which nodes each proxy of the cluster file connects.
     wires: Vec<BTreeSet<NodeId>>,
 }
@@ -217,7 +216,8 @@ impl Hands {
             }
             Effect::DropDc { dc } => self.vault.drop_dc(dc),
             Effect::KeepDcs { specs } => {
-                if let Err(why) = dcs::keep(&self.dcs_file, &specs) {
+                dcs::let_pass(&self.place, &specs);
+                if let Err(why) = dcs::keep(&self.place.dcs_file(), &specs) {
                     tracing::error!("{why}: a restart of this daemon does not know of the change");
                 }
             }

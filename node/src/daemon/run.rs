@@ -94,6 +94,7 @@ impl House {
         place.clear();
         let kept = super::dcs::read_kept(&place.dcs_file())?;
         let mut plan = begin(&cluster, &node, before);
+        super::dcs::let_pass(&place, &kept);
         let strange = plan.overlay(kept);
         if strange > 0 {
             tracing::warn!(
@@ -193,7 +194,7 @@ fn build_driver(
         options,
         stop,
         lock,
-        dcs_file: place.dcs_file(),
+        place: place.clone(),
         wires: cluster.proxies.iter().map(|p| p.nodes.clone()).collect(),
     };
     let indices: Vec<u16> = plan.proxies.iter().map(|p| p.index).collect();

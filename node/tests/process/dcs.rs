@@ -95,7 +95,7 @@ fn a_node_that_was_down_hears_of_a_dc_when_it_comes_up() {
 fn a_node_with_endpoints_leaves_only_by_force_and_their_peers_hear_of_their_deaths() {
     let Some(cluster) = Cluster::up(Plan::nodes(2)) else { return };
     cluster.dc(&["create", BATCH, "--slots", "64"]);
-    let mut server = cluster.in_batch(1, 0, "mute 1");
+    let server = cluster.in_batch(1, 0, "mute 1");
     let mut taken = cluster.in_batch(2, 0, "call 0");
     taken.hears("calls", LONG);
     server.says("took", LONG);
@@ -170,6 +170,15 @@ fn wrong_wishes_are_refused_and_say_what_to_do() {
     cluster.dc_refused(&["create", "Big"], 5, &["\"Big\""]);
     cluster.dc_refused(&["create", "wide", "--slots", "4000"], 5, &["do not fit", "--slots 2048"]);
     cluster.dc_refused(&["shrink", "dc", "1", "2"], 5, &["without a node"]);
+    // Other users reach the sockets from the moment that a DC lets one in.
+    let mode = || {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = cluster.ground.runtime_dir().join("n1");
+        std::fs::metadata(folder).expect("the node's folder").permissions().mode() & 0o777
+    };
+    assert_eq!(mode(), 0o700);
+    cluster.dc(&["create", "shared", "--slots", "64", "--uid", "54321"]);
+    assert_eq!(mode(), 0o711);
     cluster.dc(&["shrink", "dc", "2"]);
     cluster.dc_refused(&["shrink", "dc", "2"], 5, &["node 2 is not in the DC", "its nodes are 1"]);
     // The cluster file's own DC too is as it was left, whatever the file says.
