@@ -7,6 +7,12 @@ use crate::member::{Refusal, SegmentKind, WORDS, Words};
 /// Bytes behind the words of a directory datagram.
 pub const TAIL_BYTES_MAX: usize = 32 << 10;
 
+// A description of a DC with all nodes and users, a word each, and all rules fits, with room for what stands before them.
+const _: () = {
+    use crate::limits::{NODES_MAX, RULE_WORDS_PER_DC_MAX, UIDS_PER_DC_MAX};
+    assert!((NODES_MAX as usize + UIDS_PER_DC_MAX + RULE_WORDS_PER_DC_MAX + 16) * 8 <= TAIL_BYTES_MAX);
+};
+
 /// What the daemon tells a proxy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ToProxy {
@@ -38,6 +44,8 @@ pub enum ToProxy {
     Ping { number: u64 },
     /// End the connections in good order and exit.
     Stop,
+    /// The proxy serves this DC no more: let go of all memory of it.
+    DropDc { dc: DcId },
 }
 
 /// Where both sides of a carried pair are.
@@ -233,6 +241,7 @@ impl ToProxy {
             ToProxy::Ping { number } => fill([110, number]),
             ToProxy::Stop => fill([111]),
             ToProxy::Bell { local, remote } => fill([113, local.to_word(), remote.to_word()]),
+            ToProxy::DropDc { dc } => fill([114, dc.0 as u64]),
         }
     }
 
@@ -277,6 +286,7 @@ impl ToProxy {
             110 => ToProxy::Ping { number: w[1] },
             111 => ToProxy::Stop,
             113 => ToProxy::Bell { local: Endpoint::from_word(w[1])?, remote: Endpoint::from_word(w[2])? },
+            114 => ToProxy::DropDc { dc: dc(w[1])? },
             _ => return None,
         })
     }
@@ -393,6 +403,7 @@ mod tests {
             ToProxy::Ping { number: 9 },
             ToProxy::Stop,
             ToProxy::Bell { local, remote },
+            ToProxy::DropDc { dc: DcId(4) },
         ] {
             assert_eq!(ToProxy::from_words(&m.to_words()), Some(m));
         }

@@ -4,6 +4,14 @@
 pub const NODES_MAX: u16 = 1024;
 /// Distributed containers of one DVS.
 pub const DCS_MAX: u16 = 1024;
+/// Users besides its daemons' own that one DC lets in.
+pub const UIDS_PER_DC_MAX: usize = 1024;
+/// Words of all rules of a DC: a rule is one, and one to four more for each thing that it names.
+pub const RULE_WORDS_PER_DC_MAX: usize = 1984;
+/// The file in which a daemon writes down the DCs that differ from the cluster file: each word 17 bytes of text.
+pub const DCS_FILE_BYTES_MAX: u64 = 80 << 20;
+/// A log that is longer than this is put aside, in place of the one that was put aside before.
+pub const LOG_BYTES_MAX: u64 = 4 << 20;
 /// Slots of one DC.
 pub const SLOTS_PER_DC: u16 = 4096;
 /// Proxies of one node; their doorbells follow those of the slots.
@@ -137,6 +145,10 @@ pub const RESCAN_FIRST_MS: u64 = 100;
 /// The longest pause between two such looks.
 pub const RESCAN_MAX_MS: u64 = 2_000;
 
+const _: () = assert!(
+    DCS_MAX as u64 * (NODES_MAX as u64 + (UIDS_PER_DC_MAX + RULE_WORDS_PER_DC_MAX) as u64 + 16) * 17
+        <= DCS_FILE_BYTES_MAX
+);
 const _: () = assert!(LANE_SLOTS.is_power_of_two());
 const _: () = assert!(EXTENTS_PER_PAIR_MAX.is_power_of_two());
 const _: () = assert!(SLOT_HEADER_BYTES + INLINE_BYTES_MAX == SLOT_BYTES);

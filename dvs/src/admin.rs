@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use node::admin::{CallError, Request, call, call_as};
 use node::config::ClusterNode;
-use node::core::{EndpointView, ProxyView, Status};
+use node::core::{DcSpecView, EndpointView, ProxyView, Status};
 use serde::Deserialize;
 
 use crate::cluster::Place;
@@ -31,6 +31,16 @@ struct Proxies {
     proxies: Vec<ProxyView>,
 }
 
+#[derive(Deserialize)]
+struct Dcs {
+    dcs: Vec<DcSpecView>,
+}
+
+#[derive(Deserialize)]
+struct Changed {
+    dc: DcSpecView,
+}
+
 impl Daemon<'_> {
     pub fn status(&self) -> Result<Status> {
         self.ask(&Request::Status)
@@ -42,6 +52,15 @@ impl Daemon<'_> {
 
     pub fn proxies(&self) -> Result<Vec<ProxyView>> {
         self.ask(&Request::Proxies).map(|p: Proxies| p.proxies)
+    }
+
+    pub fn dcs(&self) -> Result<Vec<DcSpecView>> {
+        self.ask(&Request::Dcs).map(|d: Dcs| d.dcs)
+    }
+
+    /// A change of a DC, answered with what it is from now on.
+    pub fn change(&self, request: &Request) -> Result<DcSpecView> {
+        self.ask(request).map(|c: Changed| c.dc)
     }
 
     /// An order, answered when it has been taken.

@@ -1,6 +1,7 @@
 //! The command line. Key type: [`Cli`]. Every command is a variant here and a module beside this one.
 
 mod copy;
+mod dc;
 mod measure;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::failure::EXIT_CODES;
 use crate::talk::Whom;
 pub use copy::CpArgs;
+pub use dc::{DcCommand, DcCreateArgs, LogsArgs, Via};
 pub use measure::{BenchArgs, BenchCommand};
 use values::{at_least_one, bits, interval, seconds, slot};
 
@@ -128,6 +130,15 @@ pub enum Command {
          Without a terminal it is as with --once. Ctrl-C ends it like q; SIGTERM with 130.",
     ))]
     Top(TopArgs),
+    /// Distributed containers: made, grown, shrunk and stopped while the cluster runs
+    #[command(subcommand)]
+    Dc(DcCommand),
+    /// What the daemons and proxies of this machine have logged
+    #[command(after_help = examples(
+        &["dvs logs", "dvs logs n1 --follow", "dvs logs --lines 200 --json"],
+        "The logs end with their daemon, but for one that was killed. RUST_LOG at `dvs up` chooses what is logged.",
+    ))]
+    Logs(LogsArgs),
     /// The processes that carry messages to other nodes
     #[command(subcommand, arg_required_else_help = true)]
     #[command(after_help = examples(&["dvs proxy ls", "dvs proxy restart tcp --node 1"], ""))]

@@ -13,6 +13,7 @@ mod cluster;
 mod completions;
 mod cp;
 mod daemon;
+mod dc;
 mod demo;
 mod doctor;
 mod down;
@@ -20,6 +21,7 @@ mod failure;
 mod init;
 mod interrupt;
 mod log_tail;
+mod logs;
 mod man;
 mod notify;
 mod order;
@@ -76,6 +78,8 @@ fn act(cli: Cli) -> Result<ExitCode> {
         Command::Status(place) => show::status(&Place::find(&place, dir)?, place.node.as_deref(), &output)?,
         Command::Ps(place) => show::ps(&Place::find(&place, dir)?, place.node.as_deref(), &output)?,
         Command::Top(args) => top::top(&args, dir, &output)?,
+        Command::Dc(command) => dc::dc(command, dir, &output)?,
+        Command::Logs(args) => logs::logs(&args, dir, &output)?,
         Command::Proxy(ProxyCommand::Ls(place)) => {
             show::proxies(&Place::find(&place, dir)?, place.node.as_deref(), &output)?;
         }

@@ -9,10 +9,12 @@ use abi::member::Refusal;
 use anyhow::Result;
 use dvk::{BindError, BindOptions, Binding, Unavailable};
 use node::config::{ClusterDc, ClusterNode};
-use node::core::Range;
+use node::core::{DcSpecView, Range};
 
+use crate::admin::Daemon;
 use crate::cli::SeatArgs;
 use crate::cluster::Place;
+use crate::dc::unknown;
 use crate::failure::{Exit, failure};
 
 /// Where to bind, and as whom.
@@ -27,9 +29,12 @@ pub struct Seat {
 
 impl Seat {
     pub fn choose(place: &Place, asked: &SeatArgs) -> Result<Seat> {
-        let dc = place.dc(&asked.dc)?;
         let node = place.one_node(asked.place.node.as_deref())?;
-        let range = range(dc, node)?;
+        let range = match (Daemon { place, node }).dcs() {
+            Ok(dcs) => range_now(place, &asked.dc, node, &dcs)?,
+            // Nobody to ask: the file says what would be, and who binds hears that nobody answers.
+            Err(_) => range(place.dc(&asked.dc)?, node)?,
+        };
         if let Some(name) = &asked.name {
             abi::Name::new(name).map_err(|why| {
                 failure(Exit::Config, format!("--name {name:?} is {why}"), "choose another")
@@ -43,7 +48,7 @@ impl Seat {
             let (first, last) = (range.first.0, range.first.0 + range.count - 1);
             let what = format!(
                 "slot {slot} of DC {} is not node {}'s: it has {first} to {last}",
-                dc.name, node.name
+                asked.dc, node.name
             );
             return Err(failure(
                 Exit::Config,
@@ -96,7 +101,21 @@ impl Seat {
     }
 }
 
-/// The slots of a node in a DC.
+/// The slots of a node in a DC as its daemon knows it: DCs change while a cluster runs.
+fn range_now(place: &Place, asked: &str, node: &ClusterNode, dcs: &[DcSpecView]) -> Result<Range> {
+    let running = |d: &&DcSpecView| d.state == "running" && d.name == asked;
+    let dc = dcs.iter().find(running).ok_or_else(|| unknown(place, asked, dcs.iter()))?;
+    let share = dc.nodes.iter().find(|n| n.node == node.id.0).ok_or_else(|| {
+        let ids: Vec<String> = dc.nodes.iter().map(|n| n.node.to_string()).collect();
+        let what = format!("DC {asked} does not span node {} ({})", node.id, node.name);
+        let next =
+            format!("its nodes are {}: run it there, or `dvs dc grow {asked} {}`", ids.join(", "), node.name);
+        failure(Exit::Config, what, next)
+    })?;
+    Ok(Range { first: Slot(share.slot_first), count: share.slot_count })
+}
+
+/// The slots of a node in a DC as the cluster file has it.
 fn range(dc: &ClusterDc, node: &ClusterNode) -> Result<Range> {
     let found = dc.ranges().find(|(id, _)| *id == node.id);
     let (_, range) = found.ok_or_else(|| {

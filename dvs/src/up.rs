@@ -164,6 +164,10 @@ fn start_one(place: &Place, node: &ClusterNode, launch: &Launch) -> Result<Runni
     if launch.with_us {
         command.args(["--with", &std::process::id().to_string()]);
     }
+    // What `dvs logs` shows; the files are kept short.
+    if std::env::var_os("RUST_LOG").is_none() {
+        command.env("RUST_LOG", "info");
+    }
     // A daemon outlives the folder it was started from.
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.try_clone()?);
     let start = Start { own_group: true, ..Start::default() };

@@ -176,7 +176,8 @@ impl Driver {
             }
             daemon_spoke = ready.is_empty() || ready.iter().any(|(token, _)| *token == TOKEN_DAEMON);
             for &(token, _) in ready.iter().filter(|(token, _)| *token >= TOKEN_BELLS) {
-                if let Some(bell) = self.bells.get((token - TOKEN_BELLS) as usize) {
+                let of = |bell: &&Bell| TOKEN_BELLS + u64::from(bell.dc.0) == token;
+                if let Some(bell) = self.bells.iter().find(of) {
                     bell.ring.clear()?;
                 }
             }
@@ -349,6 +350,12 @@ impl Driver {
                 }
             }
             ToProxy::Stop => self.stopped = true,
+            ToProxy::DropDc { dc } => {
+                self.courier.drop_dc(dc, &mut *self.fabric);
+                for gone in self.bells.extract_if(.., |bell| bell.dc == dc) {
+                    self.epoll.remove(gone.ring.as_fd())?;
+                }
+            }
         }
         Ok(())
     }
@@ -369,7 +376,7 @@ impl Driver {
             .map_err(|_| DriverError::Nonsense)?;
         let doorbells = Doorbells::new(words);
         let ring = EventFd::adopt(ring)?;
-        self.epoll.add(ring.as_fd(), TOKEN_BELLS + self.bells.len() as u64, Readiness::READ)?;
+        self.epoll.add(ring.as_fd(), TOKEN_BELLS + u64::from(dc.0), Readiness::READ)?;
         self.courier.add_dc(dc, memory, doorbells.clone());
         self.bells.push(Bell { dc, doorbells, doorbell, ring });
         Ok(())

@@ -2,6 +2,7 @@
 //!
 //! Key types: [`Request`], [`call`]. The server is in `daemon::admin`; answers are the types of `core::view` as JSON.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,23 @@ pub enum Request {
     ProxyRestart { name: String },
     /// Stop a proxy until it is restarted.
     ProxyStop { name: String },
+    /// `{"dcs": [...]}` of [`crate::core::DcSpecView`].
+    Dcs,
+    /// Make a DC; answered by `{"done": true, "dc": ...}` as the following are. What is not said it has as the DC `like`
+    /// has it, rules too; without one: all nodes, no other users, no rules.
+    DcCreate {
+        name: String,
+        nodes: Vec<u16>,
+        slots_per_node: Option<u16>,
+        uids: BTreeSet<u32>,
+        like: Option<String>,
+    },
+    /// Let nodes into a DC.
+    DcGrow { name: String, nodes: Vec<u16> },
+    /// Take nodes out of a DC, with the endpoints that live there if `force`.
+    DcShrink { name: String, nodes: Vec<u16>, force: bool },
+    /// End a DC, with the endpoints in it if `force`.
+    DcStop { name: String, force: bool },
     /// Stop the daemon.
     Stop,
 }

@@ -16,9 +16,9 @@ use std::time::Duration;
 use abi::{DcId, Incarnation, Name, NodeId, Slot};
 use proxy_tcp::Packing;
 
-use crate::core::{DcPlan, GENERATIONS_AT_ONCE, Plan, ProxyPlan, Range, Rules};
+use crate::core::{DcPlan, DcSpec, GENERATIONS_AT_ONCE, Plan, ProxyPlan, Range, Rules};
 use shape::FileShape;
-pub use shape::reference;
+pub use shape::{SLOTS_PER_NODE, reference};
 
 /// What to do about what the reader of TOML says, by a part of it. Without one of these it speaks for itself.
 const REMEDIES: &[(&str, &str)] = &[
@@ -167,6 +167,8 @@ impl Cluster {
             node_dead_after: self.node_dead_after,
             node_names: self.nodes.iter().map(|n| (n.id, n.name.as_str().to_owned())).collect(),
             dcs: here.map(|dc| (dc.id, dc.plan())).collect(),
+            file_rules: self.dcs.iter().map(|dc| (dc.name, dc.rules.clone())).collect(),
+            specs: self.dcs.iter().map(|dc| (dc.id, dc.spec())).collect(),
             proxies: proxies
                 .map(|(index, p)| ProxyPlan {
                     index,
@@ -186,6 +188,10 @@ impl ClusterDc {
     pub fn ranges(&self) -> impl Iterator<Item = (NodeId, Range)> {
         let count = self.slots_per_node;
         self.nodes.iter().zip(0..).map(move |(node, k)| (*node, Range { first: Slot(k * count), count }))
+    }
+
+    fn spec(&self) -> DcSpec {
+        DcSpec::of_file(self.id, self.slots_per_node, &self.plan())
     }
 
     fn plan(&self) -> DcPlan {

@@ -53,9 +53,19 @@ impl NodePlace {
         self.node.join("daemon.log")
     }
 
+    /// What the node knows of DCs that differ from the cluster file: it outlives the daemon.
+    pub fn dcs_file(&self) -> PathBuf {
+        self.node.join("dcs")
+    }
+
     /// The log of one of its proxies, by its index.
     pub fn proxy_log(&self, proxy: u16) -> PathBuf {
         self.node.join(format!("proxy-{proxy}.log"))
+    }
+
+    /// The logs of daemon and proxies, the daemon's first.
+    pub fn logs(&self, proxies: &[u16]) -> Vec<PathBuf> {
+        [self.log()].into_iter().chain(proxies.iter().map(|p| self.proxy_log(*p))).collect()
     }
 
     /// Makes the directories, private to this user but for passing through, when other users are to reach the sockets.
@@ -116,18 +126,24 @@ impl NodePlace {
     }
 
     /// Removes all that the daemon made, logs included; the cluster's directory with its last node. The record stays
-    /// if a successor needs it.
+    /// if a successor needs it, and so does what it must know of DCs.
     pub fn remove(&self, proxies: &[u16], record_stays: bool) {
         self.clear();
         if !record_stays {
             let _ = std::fs::remove_file(self.lock());
         }
-        for log in proxies.iter().map(|p| self.proxy_log(*p)).chain([self.log()]) {
+        for log in self.logs(proxies) {
+            let _ = std::fs::remove_file(aside(&log));
             let _ = std::fs::remove_file(log);
         }
         let _ = std::fs::remove_dir(&self.node);
         let _ = std::fs::remove_dir(&self.cluster);
     }
+}
+
+/// Where the earlier part of a log is.
+pub fn aside(log: &Path) -> PathBuf {
+    log.with_extension("log.1")
 }
 
 /// What a life of the node leaves written down, so that the next one is told from it.

@@ -7,6 +7,7 @@
 
 mod process {
     mod cluster;
+    mod dcs;
     mod deaths;
     mod ground;
     mod hostile;

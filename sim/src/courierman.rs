@@ -104,6 +104,10 @@ impl Courierman {
             // Nobody polls here.
             ToProxy::Bell { .. } => {}
             ToProxy::Stop => return Err("told to stop"),
+            ToProxy::DropDc { dc } => {
+                self.courier.drop_dc(dc, fabric);
+                self.bells.retain(|(of, _)| *of != dc);
+            }
         }
         Ok(())
     }

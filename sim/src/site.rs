@@ -130,6 +130,8 @@ impl Site {
             | Effect::OpenProcess { .. }
             | Effect::CloseProcess { .. }
             | Effect::Record { .. } => {}
+            // The one DC is as it was made.
+            Effect::MakeDc { .. } | Effect::DropDc { .. } | Effect::KeepDcs { .. } => {}
         }
         None
     }

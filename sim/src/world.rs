@@ -321,6 +321,8 @@ fn plan(ids: &[NodeId], id: NodeId, life: u64) -> Plan {
         owner: 0,
         node_dead_after: NODE_DEAD_AFTER,
         node_names: ids.iter().map(|node| (*node, format!("n{node}"))).collect(),
+        file_rules: BTreeMap::new(),
+        specs: BTreeMap::new(),
         dcs: BTreeMap::from([(DC, dc)]),
         proxies: vec![ProxyPlan {
             index: PROXY,

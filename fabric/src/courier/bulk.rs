@@ -215,6 +215,13 @@ impl Courier {
         }
     }
 
+    /// The pool that they are coming into goes away: the fabric keeps the memory until it is done, nobody keeps account.
+    pub(super) fn forget_extents_of(&mut self, dc: DcId) {
+        for waiting in &mut self.waiting {
+            waiting.into = waiting.into.filter(|(of, _)| *of != dc);
+        }
+    }
+
     fn held(&mut self, index: PairIndex, what: What) -> Option<&mut Held> {
         let pair = self.pair_mut(index)?;
         match what {

@@ -23,6 +23,14 @@ struct Share {
     credit_bytes: i64,
     /// Extents announced and not completed.
     bulk_out: usize,
+    /// Its DC is not served any more: it goes with the last of its extents.
+    dropped: bool,
+}
+
+impl Share {
+    fn is_over(&self) -> bool {
+        self.dropped && self.bulk_out == 0
+    }
 }
 
 /// The DCs of one link, in turn.
@@ -41,7 +49,23 @@ impl Default for Turns {
 
 impl Turns {
     pub(super) fn insert(&mut self, dc: DcId, pair: PairIndex) {
-        self.shares.entry(dc).or_default().dirty.insert(pair);
+        let share = self.shares.entry(dc).or_default();
+        share.dropped = false;
+        share.dirty.insert(pair);
+    }
+
+    /// A DC is served no more. What it has announced stays counted until it completes.
+    pub(super) fn drop_dc(&mut self, dc: DcId) {
+        if let Some(share) = self.shares.get_mut(&dc) {
+            share.dirty.clear();
+            share.dropped = true;
+        }
+        self.shares.retain(|_, share| !share.is_over());
+    }
+
+    #[cfg(test)]
+    pub(super) fn knows(&self, dc: DcId) -> bool {
+        self.shares.contains_key(&dc)
     }
 
     pub(super) fn remove(&mut self, dc: DcId, pair: PairIndex) {
@@ -121,8 +145,12 @@ impl Turns {
     fn strike(&mut self, entry: &Posted) {
         if entry.bulk {
             self.bulk_out = self.bulk_out.saturating_sub(1);
-            if let Some(share) = entry.dc.and_then(|dc| self.shares.get_mut(&dc)) {
+            let Some(dc) = entry.dc else { return };
+            if let Some(share) = self.shares.get_mut(&dc) {
                 share.bulk_out = share.bulk_out.saturating_sub(1);
+                if share.is_over() {
+                    self.shares.remove(&dc);
+                }
             }
         } else {
             self.posted_bytes = self.posted_bytes.saturating_sub(entry.bytes);
@@ -157,6 +185,11 @@ impl Ledger {
         });
         self.entries[at as usize] = Some((node, posted));
         at as u64
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_owed(&self) -> bool {
+        self.entries.iter().any(Option::is_some)
     }
 
     /// It completed, or was not taken.

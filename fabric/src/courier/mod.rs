@@ -6,11 +6,12 @@
 //! endpoints' own memories, both ends say everything again, and what is already there is dropped by its sequence.
 //!
 //! Pure: told the time, given the fabric; what it wants of the daemon it puts into [`Output`]. Neighbours: `outgoing`
-//! (local to wire), `incoming` (wire to local), `links` (sessions), `bulk` (extents), `copies`, `fair` (turns), `driver` (the
-//! process around it).
+//! (local to wire), `incoming` (wire to local), `links` (sessions), `bulk` (extents), `copies`, `fair` (turns), `dcs`, `driver`
+//! (the process around it).
 
 mod bulk;
 mod copies;
+mod dcs;
 mod fair;
 #[cfg(test)]
 mod flood;
@@ -26,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use abi::courier::{Attach, LinkState, Totals};
-use abi::limits::{PROXY_POOL_BYTES_MAX, SLOTS_PER_DC};
+use abi::limits::SLOTS_PER_DC;
 use abi::member::{Refusal, SegmentKind};
 use abi::record::{Kind, Record};
 use abi::{Corrupt, DcId, Endpoint, Incarnation, NodeId, Pair, side};
@@ -221,14 +222,6 @@ impl Courier {
         }
     }
 
-    /// Serves a DC from now on.
-    pub fn add_dc(&mut self, dc: DcId, memory: u32, doorbells: Doorbells) {
-        let pool = Pool::new(PROXY_POOL_BYTES_MAX);
-        let (regions, own, held) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let coming = BTreeMap::new();
-        self.dcs.insert(dc, Dc { memory, doorbells, pool, regions, own, asked: false, held, coming });
-    }
-
     /// A segment of our own memory in a DC, mapped writable.
     pub fn add_segment(
         &mut self,
@@ -381,19 +374,6 @@ impl Courier {
             self.totals.pairs -= 1;
         }
         self.outputs.push(Output::Detached { local, remote });
-    }
-
-    fn forget_segments(&mut self, memory: u32, fabric: &mut dyn Fabric) {
-        if self.pairs.iter().flatten().any(|p| p.memory == memory) {
-            return;
-        }
-        self.wanted.retain(|&(m, _)| m != memory);
-        self.segments.retain(|&(m, _), (_, region)| {
-            if m == memory {
-                fabric.detach(*region);
-            }
-            m != memory
-        });
     }
 
     /// A local endpoint rang: it has something for one of its pairs.

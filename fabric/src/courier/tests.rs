@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use abi::courier::Attach;
+use abi::grant::{CopyRequest, Range, Role};
 use abi::limits::{EXTENTS_PER_PAIR_MAX, LANE_SLOTS};
 use abi::member::{Refusal, SegmentKind};
 use abi::record::{Kind as RecordKind, Record};
@@ -16,7 +17,8 @@ use shm::side::{OwnSide, PeerSide};
 use shm::words::OwnWords;
 use shm::{notify, reply, returns};
 
-use super::{Courier, Output};
+use super::jobs::{By, Job, Key, Work};
+use super::{Courier, Output, PairIndex};
 use crate::loopback::{Loopback, Mode, Wire};
 use crate::{Armed, Desc, Fabric};
 
@@ -748,4 +750,55 @@ fn the_death_of_an_incarnation_leaves_the_openings_of_the_next_one_to_be_answere
     end.courier.refuse(endpoint(1), endpoint(0), Refusal::NoSuchEndpoint);
     rig.settle();
     assert_eq!(rig.ends[0].mirror.end().0, side::END_REFUSED);
+}
+
+/// A copy that nobody goes on with, a segment mapped for one, one asked for, one that cannot be had.
+fn leave_copies_about(end: &mut End) {
+    let key = Key { pair: PairIndex(0), by: By::Local };
+    let range = Range::own(0, 0);
+    let request = CopyRequest {
+        role: Role::Receive,
+        node: NodeId(0),
+        begun: false,
+        len_bytes: 1,
+        theirs: range,
+        range,
+        other: 0,
+        beside: 0,
+    };
+    end.courier.jobs.insert(key, Job::new(2, endpoint(1), request, Work::Elsewhere));
+    end.courier.jobs.wanted.insert((99, 1));
+    end.courier.jobs.denied.insert((99, 2));
+    end.courier.add_peer_segment(99, 3, Mapping::heap(4096), &mut end.fabric);
+}
+
+#[test]
+fn nothing_of_a_dc_that_is_served_no_more_is_left_whatever_is_on_its_way() {
+    for mode in MODES {
+        for steps in 0..12 {
+            for order in [[0, 1], [1, 0]] {
+                let mut rig = Rig::with_pools(mode, 8 << 20);
+                rig.ends[0].attach(0);
+                rig.settle();
+                for at in 0..8 {
+                    rig.ends[0].publish(0, Kind::Post, 0, Some(claim_at(at << 20, 1 << 20)), b"");
+                    rig.ends[1].publish(1, Kind::Post, 0, None, b"back");
+                }
+                (0..steps).for_each(|_| (0..2).for_each(|n| rig.step(n)));
+                for n in order {
+                    let end = &mut rig.ends[n];
+                    end.courier.add_dc(DcId(2), 77, Doorbells::heap());
+                    leave_copies_about(end);
+                    end.courier.drop_dc(DC, &mut end.fabric);
+                    rig.step(order[1]);
+                }
+                rig.settle();
+                for end in &rig.ends {
+                    assert_eq!(end.courier.remembers(DC), [""; 0], "{mode:?}, {steps} steps, {order:?}");
+                    assert_eq!(end.courier.totals().pairs, 0);
+                    assert!(end.courier.dcs.contains_key(&DcId(2)), "another DC stays");
+                }
+            }
+        }
+    }
 }

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use abi::limits::{
-    DCS_MAX, LINK_DOWN_AFTER_MS, NODE_DEAD_AFTER_MS, NODES_MAX, PROXIES_PER_NODE_MAX, SLOTS_PER_DC,
+    DCS_MAX, LINK_DOWN_AFTER_MS, NODE_DEAD_AFTER_MS, NODES_MAX, PROXIES_PER_NODE_MAX, RULE_WORDS_PER_DC_MAX,
+    SLOTS_PER_DC, UIDS_PER_DC_MAX,
 };
 use abi::{DcId, Name, NodeId};
 use proxy_tcp::Packing;
@@ -160,7 +161,19 @@ fn check_dcs(shapes: &[DcShape], nodes: &[ClusterNode]) -> Result<Vec<ClusterDc>
         };
         let slots_per_node = check_slots(shape, members.len())?;
         let uids = shape.uids.clone();
+        if uids.len() > UIDS_PER_DC_MAX {
+            let what =
+                format!("DC {name} lets in more than {UIDS_PER_DC_MAX} users (UIDS_PER_DC_MAX): name fewer");
+            return Err(wrong(&shape.name, what));
+        }
         let rules = privileges::rules(shape.privileges.as_deref(), members.len() as u16 * slots_per_node)?;
+        if rules.to_words().len() > RULE_WORDS_PER_DC_MAX {
+            let what = format!(
+                "the rules of DC {name} come to more than {RULE_WORDS_PER_DC_MAX} words (RULE_WORDS_PER_DC_MAX): \
+                 use fewer, or ranges of slots instead of names"
+            );
+            return Err(wrong(&shape.name, what));
+        }
         dcs.push(ClusterDc { id: DcId(id), name, nodes: members, slots_per_node, uids, rules });
     }
     Ok(dcs)

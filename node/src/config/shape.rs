@@ -15,7 +15,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 /// Slots of one node in a DC, unless the file says otherwise.
-pub(super) const SLOTS_PER_NODE: u16 = 256;
+pub const SLOTS_PER_NODE: u16 = 256;
 /// The shortest and the longest time that a file may give.
 pub(super) const MS_MIN: u64 = 100;
 pub(super) const MS_MAX: u64 = 3_600_000;

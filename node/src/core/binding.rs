@@ -112,8 +112,8 @@ impl Core {
         }
         let slot = self.choose_slot(dc, slot)?;
         self.binds += 1;
-        let first = self.plan.generation_first;
         let Some(there) = self.dcs.get_mut(&dc) else { return Err(Refusal::NoSuchDc) };
+        let first = self.plan.generation_first.max(there.generation_first);
         let used = there.slots.entry(slot).or_default();
         used.generation =
             used.generation.max(first.saturating_sub(1)).checked_add(1).ok_or(Refusal::LimitReached)?;
@@ -149,7 +149,8 @@ impl Core {
     /// The slot asked for, or of the free ones the one unused for longest, lowest first. One whose last holder left
     /// something that is still being read comes after all others.
     fn choose_slot(&self, dc: DcId, asked: Option<Slot>) -> Result<Slot, Refusal> {
-        let range = self.plan.own_range(dc).ok_or(Refusal::NoSuchDc)?;
+        let open = self.plan.own_range(dc).filter(|_| self.is_open(dc));
+        let range = open.ok_or(Refusal::NoSuchDc)?;
         let slots = &self.dcs.get(&dc).ok_or(Refusal::NoSuchDc)?.slots;
         if let Some(slot) = asked {
             if slot.0 >= SLOTS_PER_DC || !range.contains(slot) {

@@ -3,23 +3,26 @@
 //! been lost with a session. A node speaks for its own slots only.
 //!
 //! A chunk is a header of two words (kind, version) and entries of six: endpoint, flags (low half: 1 bound, 2 ended;
-//! high half: the user it runs as), name in four. Little-endian, at most [`abi::courier::TAIL_BYTES_MAX`] bytes.
+//! high half: the user it runs as), name in four. Before a snapshot, and when one changes, go the descriptions of the DCs:
+//! kind 5, version, then the words of one. Little-endian, at most [`abi::courier::TAIL_BYTES_MAX`] bytes.
 
 use std::collections::BTreeSet;
 
 use abi::courier::{TAIL_BYTES_MAX, ToProxy};
 use abi::table::{Entry, State};
-use abi::{Endpoint, Incarnation, Name, NodeId};
+use abi::{DcId, Endpoint, Incarnation, Name, NodeId};
 
 use super::effect::{Effect, Note};
 use super::privileges::Identity;
 use super::state::{Local, Remote, Told};
-use super::{Core, Now};
+use super::{Core, DcSpec, Now};
 
 const HEADER_BYTES: usize = 16;
 const ENTRY_BYTES: usize = 48;
 /// Entries of one chunk.
 const ENTRIES_MAX: usize = (TAIL_BYTES_MAX - HEADER_BYTES) / ENTRY_BYTES;
+/// In place of a chunk's kind: the words of a DC's description follow.
+const DC_SPEC: u64 = 5;
 const BOUND: u64 = 1;
 const ENDED: u64 = 2;
 
@@ -95,6 +98,18 @@ fn word(bytes: &[u8], index: usize) -> Option<u64> {
     Some(u64::from_le_bytes(eight.try_into().ok()?))
 }
 
+/// The description that a datagram holds; `Some(None)`: it is to be one and is not.
+fn spec_from(bytes: &[u8]) -> Option<Option<DcSpec>> {
+    if word(bytes, 0)? != DC_SPEC {
+        return None;
+    }
+    let words = bytes.chunks_exact(8);
+    let is_whole = bytes.len() <= TAIL_BYTES_MAX && words.remainder().is_empty();
+    let words: Vec<u64> =
+        words.skip(2).filter_map(|eight| Some(u64::from_le_bytes(eight.try_into().ok()?))).collect();
+    Some(DcSpec::from_words(&words).filter(|_| is_whole))
+}
+
 fn entry_from(bytes: &[u8]) -> Option<DirectoryEntry> {
     let flags = word(bytes, 1)?;
     let bound = match flags & u32::MAX as u64 {
@@ -135,10 +150,24 @@ impl Core {
         }
     }
 
-    /// Tells a node that is up of all endpoints here, in the DCs that it shares.
+    /// Tells a node that is up how a DC is now.
+    pub(super) fn say_spec(&mut self, node: NodeId, dc: DcId, out: &mut Vec<Effect>) {
+        let (Some(proxy), Some(spec)) = (self.plan.route(node), self.specs.get(&dc)) else { return };
+        if self.proxies.get(&proxy).is_some_and(|p| p.is_up()) {
+            let words = [DC_SPEC, self.version].into_iter().chain(spec.to_words());
+            let tail = words.flat_map(u64::to_le_bytes).collect();
+            out.push(Effect::ToProxy { proxy, message: ToProxy::Directory { node }, tail, fds: Vec::new() });
+        }
+    }
+
+    /// Tells a node that is up of all DCs that were changed, and of all endpoints here in the DCs that it shares.
     pub(super) fn send_snapshot(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
         let Some(there) = self.nodes.get_mut(&node).filter(|n| n.is_up()) else { return };
         there.told = Some(Told { version: self.version, at: now });
+        let changed: Vec<DcId> = self.specs.values().filter(|s| s.revision > 0).map(|s| s.id).collect();
+        for dc in changed {
+            self.say_spec(node, dc, out);
+        }
         let shared = self.plan.shared_with(node);
         let here = self.locals.iter().filter(|(e, l)| l.stage.is_visible() && shared.contains(&e.dc));
         let entries: Vec<DirectoryEntry> =
@@ -164,6 +193,9 @@ impl Core {
     ) {
         if self.plan.route(node) != Some(proxy) || !self.seen(now, node, incarnation, out) {
             return;
+        }
+        if let Some(spec) = spec_from(tail) {
+            return self.spec_said(now, node, spec, out);
         }
         let Some(chunk) = Chunk::from_bytes(tail) else {
             return out
@@ -196,7 +228,7 @@ impl Core {
     }
 
     /// One claim of a node about one of its slots; false: it is not its to make.
-    fn apply(
+    pub(super) fn apply(
         &mut self,
         node: NodeId,
         incarnation: Incarnation,
@@ -204,6 +236,10 @@ impl Core {
         out: &mut Vec<Effect>,
     ) -> bool {
         let DirectoryEntry { endpoint, bound, name, uid } = *entry;
+        if !bound && node != self.plan.node && self.plan.node_of(endpoint.dc, endpoint.slot).is_none() {
+            // The last words of one that has left the DC are known already.
+            return true;
+        }
         if node == self.plan.node || self.plan.node_of(endpoint.dc, endpoint.slot) != Some(node) {
             return false;
         }
@@ -268,7 +304,7 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use abi::{DcId, Generation, Slot};
+    use abi::{Generation, Slot};
 
     #[test]
     fn any_bytes_are_a_chunk_or_none() {

@@ -7,7 +7,7 @@ use abi::member::{Reply, Request, SegmentKind};
 use abi::table::Entry;
 use abi::{DcId, Endpoint, Incarnation, NodeId, Slot};
 
-use super::ConnId;
+use super::{ConnId, DcSpec};
 
 /// Who a process is: the pid means it only together with its start time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +72,11 @@ pub enum Input {
     /// It has exited, for certain: its successor may start.
     ProxyExited {
         proxy: u16,
+    },
+    /// Answer to [`Effect::MakeDc`].
+    DcMade {
+        dc: DcId,
+        made: bool,
     },
     /// The time that [`super::Core::deadline`] named has come.
     Tick,
@@ -155,6 +160,20 @@ pub enum Effect {
     DropSegment {
         memory: u32,
         segment: u32,
+    },
+    /// Make the table and the doorbell page of a DC, and what its members ring these proxies with; answered by
+    /// [`Input::DcMade`].
+    MakeDc {
+        dc: DcId,
+        proxies: Vec<u16>,
+    },
+    /// Close all descriptors of a DC.
+    DropDc {
+        dc: DcId,
+    },
+    /// Write down, for a successor, which DCs differ from the cluster file, and how.
+    KeepDcs {
+        specs: Vec<DcSpec>,
     },
     /// Close all descriptors of a memory.
     DropMemory {
@@ -242,6 +261,25 @@ pub enum Note {
         by: NodeId,
         incarnation: Incarnation,
     },
+    DcChanged {
+        dc: DcId,
+        revision: u32,
+        by: NodeId,
+    },
+    DcJoined {
+        dc: DcId,
+    },
+    DcLeft {
+        dc: DcId,
+    },
+    /// There is no memory for its table.
+    DcNotMade {
+        dc: DcId,
+    },
+    /// A node described a DC that cannot be.
+    DcRefused {
+        node: NodeId,
+    },
     /// Entries of another node's directory that were refused.
     DirectoryRefused {
         node: NodeId,
@@ -270,6 +308,18 @@ impl fmt::Display for Note {
                 f,
                 "node {by} has declared this node dead: all endpoints end, incarnation {} begins",
                 incarnation.0
+            ),
+            Note::DcChanged { dc, revision, by } => write!(f, "DC {dc}: revision {revision} by node {by}"),
+            Note::DcJoined { dc } => write!(f, "this node has joined DC {dc}"),
+            Note::DcLeft { dc } => write!(f, "this node has left DC {dc}"),
+            Note::DcNotMade { dc } => write!(
+                f,
+                "no memory for DC {dc}, which this node is to join: free some, then restart the daemon"
+            ),
+            Note::DcRefused { node } => write!(
+                f,
+                "node {node} describes a DC that cannot be, or with nodes that are not in the cluster file here: \
+                 compare the files"
             ),
             Note::DirectoryRefused { node, entries } => {
                 write!(f, "{entries} directory entries of node {node} refused: not its slots")

@@ -50,18 +50,18 @@ impl Core {
             let who = self.identity(endpoint);
             out.push(self.table_entry(endpoint, State::Dead));
             out.push(Effect::Note(Note::Ended { endpoint }));
-            self.tell_peers(endpoint, out);
+            self.tell_peers(now, endpoint, out);
             if let Some(who) = who {
                 self.announce(DirectoryEntry { endpoint, bound: false, name, uid: who.uid }, out);
                 self.warn_of(endpoint, &who, out);
             }
         }
         self.refuse_opens_of(endpoint, Refusal::NoSuchEndpoint, out);
-        self.settle(endpoint, out);
+        self.settle(now, endpoint, out);
     }
 
     /// Rings the local peers, tells the proxies, and lets go of peers that died before.
-    fn tell_peers(&mut self, endpoint: Endpoint, out: &mut Vec<Effect>) {
+    fn tell_peers(&mut self, now: Now, endpoint: Endpoint, out: &mut Vec<Effect>) {
         let Some(local) = self.locals.get(&endpoint) else { return };
         let peers: Vec<(Endpoint, Via)> = local.links.iter().map(|(peer, link)| (*peer, link.via)).collect();
         let mut proxies = BTreeSet::new();
@@ -79,7 +79,7 @@ impl Core {
                 Via::Local => {
                     self.unlink(endpoint, peer, out);
                     self.unlink(peer, endpoint, out);
-                    self.settle(peer, out);
+                    self.settle(now, peer, out);
                 }
             }
         }
@@ -89,13 +89,13 @@ impl Core {
     }
 
     /// Drops the memory of a dead endpoint that nobody reads any more.
-    pub(super) fn settle(&mut self, endpoint: Endpoint, out: &mut Vec<Effect>) {
+    pub(super) fn settle(&mut self, now: Now, endpoint: Endpoint, out: &mut Vec<Effect>) {
         if self.locals.get(&endpoint).is_some_and(|l| l.is_done()) {
-            self.forget(endpoint, out);
+            self.forget(now, endpoint, out);
         }
     }
 
-    fn forget(&mut self, endpoint: Endpoint, out: &mut Vec<Effect>) {
+    fn forget(&mut self, now: Now, endpoint: Endpoint, out: &mut Vec<Effect>) {
         let Some(local) = self.locals.remove(&endpoint) else { return };
         if let Stage::Dead { until } = local.stage {
             self.orphans.remove(&(until, endpoint));
@@ -105,6 +105,7 @@ impl Core {
             slot.undrained = slot.undrained.saturating_sub(1);
         }
         self.drop_memory(local.memory, out);
+        self.let_go(now, endpoint.dc, out);
     }
 
     /// What a dead endpoint published was kept for long enough.
@@ -127,7 +128,7 @@ impl Core {
                 // Its side stays in use until the proxy says `Detached`.
                 self.say(proxy, ToProxy::Detach { local: endpoint, remote }, out);
             }
-            self.forget(endpoint, out);
+            self.forget(now, endpoint, out);
         }
     }
 }

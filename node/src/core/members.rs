@@ -36,6 +36,10 @@ impl Core {
         if std::mem::take(&mut asker.fenced) {
             return refuse(conn, Refusal::Fenced, out);
         }
+        let gone = asker.homeless || asker.dc.is_some_and(|dc| !self.is_open(dc));
+        let Some(asker) = self.conns.get(&conn).filter(|_| !gone) else {
+            return refuse(conn, Refusal::NoSuchDc, out);
+        };
         let Some(request) = request else { return refuse(conn, Refusal::BadRequest, out) };
         match (asker.dc, asker.endpoint, request) {
             (None, _, Request::Hello { version, dc }) => self.hello(conn, version, dc, out),
@@ -69,7 +73,7 @@ impl Core {
             Request::Poll => self.poll(conn, own, out),
             Request::MapSegment { memory, segment } => self.map_segment(conn, own, memory, segment, out),
             Request::Recycled { peer } => {
-                let result = self.recycled(own, peer, out);
+                let result = self.recycled(now, own, peer, out);
                 done(conn, result, out);
             }
             Request::Grant { segment, to } => self.grant(conn, own, segment, to, out),
@@ -88,13 +92,15 @@ impl Core {
     }
 
     fn hello(&mut self, conn: ConnId, version: u32, dc: Name, out: &mut Vec<Effect>) {
-        let Some(asker) = self.conns.get_mut(&conn) else { return };
         if version != VERSION {
             return refuse(conn, Refusal::Version, out);
         }
         let found = self.plan.dcs.iter().find(|(_, plan)| plan.name == dc).map(|(id, _)| *id);
-        let Some(dc) = found else { return refuse(conn, Refusal::NoSuchDc, out) };
+        let Some(dc) = found.filter(|dc| self.is_open(*dc)) else {
+            return refuse(conn, Refusal::NoSuchDc, out);
+        };
         let Some(range) = self.plan.own_range(dc) else { return refuse(conn, Refusal::NoSuchDc, out) };
+        let Some(asker) = self.conns.get_mut(&conn) else { return };
         if !self.plan.may_bind(dc, asker.process.uid) {
             return refuse(conn, Refusal::NotAllowed, out);
         }

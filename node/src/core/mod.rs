@@ -4,10 +4,12 @@
 //! Key types: [`Core`], [`Input`], [`Effect`]. `daemon` (and the simulator) executes the effects in their order and
 //! brings back what they ask for ([`Input::SegmentMade`], [`Input::Sealed`], …) before the next input from outside.
 //! Neighbours: `plan` (what the cluster file says), `binding` and `pairs` (members), `proxies` and `routes` (couriers),
-//! `nodes` and `directory` (other nodes), `ending` (deaths), `memory` (segments and sides), `grants`, `privileges` (who may
-//! call whom), `view` (status).
+//! `nodes` and `directory` (other nodes), `dcs` and `changes` (DCs that come, change and go), `ending` (deaths), `memory`
+//! (segments and sides), `grants`, `privileges` (who may call whom), `view` (status).
 
 mod binding;
+mod changes;
+mod dcs;
 mod directory;
 mod effect;
 mod ending;
@@ -21,11 +23,15 @@ mod polls;
 mod privileges;
 mod proxies;
 mod routes;
+mod rule_words;
+mod spec;
 mod state;
 mod view;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_dcs;
 #[cfg(test)]
 mod walk;
 
@@ -35,11 +41,13 @@ use std::time::Duration;
 use abi::{DcId, Endpoint, Incarnation, NodeId};
 
 pub use binding::GENERATIONS_AT_ONCE;
+pub use changes::{DcChange, DcRefusal};
 pub use directory::{Chunk, ChunkKind, DirectoryEntry};
 pub use effect::{Descriptor, Effect, Input, Note, Order, Process};
 pub use plan::{DcPlan, Plan, ProxyPlan, Range};
 pub use privileges::{Destinations, Identity, Privileges, Rule, Rules};
-pub use view::{DcView, EndpointView, NodeView, ProxyView, Status};
+pub use spec::{DcSpec, Share};
+pub use view::{DcNodeView, DcSpecView, DcView, EndpointView, NodeView, ProxyView, Status};
 
 use memory::Memory;
 use state::{Conn, Dc, Inquiry, Local, Node, Proxy};
@@ -57,7 +65,10 @@ pub struct Core {
     /// Counts every change of what this node announces.
     version: u64,
     stopping: bool,
+    /// DCs that this node is part of, or is leaving.
     dcs: BTreeMap<DcId, Dc>,
+    /// Every DC that is known, those that were stopped too.
+    specs: BTreeMap<DcId, DcSpec>,
     conns: BTreeMap<ConnId, Conn>,
     /// Endpoints of this node, bound or dead with something of theirs still in use.
     locals: BTreeMap<Endpoint, Local>,
@@ -83,6 +94,7 @@ impl Core {
     /// A node that has just begun. The proxies are started by the first step.
     pub fn new(now: Now, plan: Plan) -> Core {
         let dcs = plan.dcs.keys().map(|dc| (*dc, Dc::default())).collect();
+        let specs = plan.specs.clone();
         let proxies = plan.proxies.iter().map(|p| (p.index, Proxy::new(now))).collect();
         let others = plan.others();
         let nodes = others.into_iter().map(|id| (id, Node::new(now))).collect();
@@ -92,6 +104,7 @@ impl Core {
             version: 1,
             stopping: false,
             dcs,
+            specs,
             conns: BTreeMap::new(),
             locals: BTreeMap::new(),
             memories: BTreeMap::new(),
@@ -133,6 +146,7 @@ impl Core {
             Input::ProxyNotStarted { proxy } => self.proxy_exited(now, proxy, out),
             Input::ProxySaid { proxy, message, tail } => self.proxy_said(now, proxy, message, &tail, out),
             Input::ProxyExited { proxy } => self.proxy_exited(now, proxy, out),
+            Input::DcMade { dc, made } => self.dc_made(dc, made, out),
             Input::Tick => self.tick(now, out),
             Input::Order(order) => self.order(now, order, out),
         }

@@ -85,7 +85,7 @@ impl Core {
                 there.closing = Some(Closing { incarnation, since: now });
                 self.say(proxy, ToProxy::NodeDead { node, incarnation }, out);
             }
-            None => self.bury(node, incarnation, out),
+            None => self.bury(now, node, incarnation, out),
         }
     }
 
@@ -95,13 +95,13 @@ impl Core {
         }
         let Some(there) = self.nodes.get_mut(&node) else { return };
         if let Some(closing) = there.closing.take() {
-            self.bury(node, closing.incarnation, out);
+            self.bury(now, node, closing.incarnation, out);
             self.send_snapshot(now, node, out);
         }
     }
 
     /// All that is known of a dead incarnation's endpoints ends here.
-    fn bury(&mut self, node: NodeId, incarnation: Incarnation, out: &mut Vec<Effect>) {
+    fn bury(&mut self, now: Now, node: NodeId, incarnation: Incarnation, out: &mut Vec<Effect>) {
         let mut ended = Vec::new();
         for (id, dc) in &mut self.dcs {
             let rules = self.plan.dcs.get(id).map(|plan| &plan.rules);
@@ -139,7 +139,7 @@ impl Core {
         for (own, peer) in pairs {
             if self.locals.get(&own).is_some_and(|l| l.stage.is_dead()) {
                 self.release_ended(own, peer, out);
-                self.settle(own, out);
+                self.settle(now, own, out);
             } else {
                 out.push(ring(own, Some(peer.slot), false));
                 self.hint(own, peer, out);
@@ -193,7 +193,7 @@ impl Core {
             closed.extend(there.closing.take().map(|closing| (*id, closing.incarnation)));
         }
         for (node, incarnation) in closed {
-            self.bury(node, incarnation, out);
+            self.bury(now, node, incarnation, out);
         }
     }
 

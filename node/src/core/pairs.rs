@@ -8,7 +8,7 @@ use super::effect::{Descriptor, Effect, Note};
 use super::members::{refuse, reply};
 use super::memory::SidePlace;
 use super::state::{Link, Local, Stage, Via};
-use super::{ConnId, Core};
+use super::{ConnId, Core, Now};
 
 /// A pair as one endpoint sees it, and the descriptors that go with it.
 pub(super) struct Sight {
@@ -205,6 +205,7 @@ impl Core {
     /// The caller has closed an ended pair and zeroed its side.
     pub(super) fn recycled(
         &mut self,
+        now: Now,
         own: Endpoint,
         peer: Endpoint,
         out: &mut Vec<Effect>,
@@ -219,7 +220,7 @@ impl Core {
             Via::Local => {
                 self.unlink(own, peer, out);
                 self.unlink(peer, own, out);
-                self.settle(peer, out);
+                self.settle(now, peer, out);
             }
         }
         if let Some(local) = self.locals.get_mut(&own) {

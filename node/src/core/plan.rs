@@ -6,7 +6,7 @@ use std::time::Duration;
 use abi::{DcId, Incarnation, Name, NodeId, Slot};
 use proxy_tcp::Packing;
 
-use super::privileges::Rules;
+use super::{DcSpec, Rules};
 
 /// The slots of one node in a DC: `first` to `first + count - 1`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,10 +62,39 @@ pub struct Plan {
     pub node_names: BTreeMap<NodeId, String>,
     /// DCs that this node is part of.
     pub dcs: BTreeMap<DcId, DcPlan>,
+    /// The rules of the DCs of the cluster file, by name: whatever else changes of such a DC, these are this node's own word.
+    pub file_rules: BTreeMap<Name, Rules>,
+    /// All DCs, as far as they are known when the node begins.
+    pub specs: BTreeMap<DcId, DcSpec>,
     pub proxies: Vec<ProxyPlan>,
 }
 
 impl Plan {
+    /// Descriptions of an earlier life, where they are newer than what the cluster file says; says how many name nodes
+    /// that the file no longer has, and are left out.
+    pub fn overlay(&mut self, kept: Vec<DcSpec>) -> usize {
+        let mut strange = 0;
+        for spec in kept {
+            if !spec.nodes().all(|node| self.node_names.contains_key(&node)) {
+                strange += 1;
+            } else if self.specs.get(&spec.id).is_none_or(|known| spec.is_newer_than(known)) {
+                self.specs.insert(spec.id, spec);
+            }
+        }
+        let here = self.specs.values().filter(|s| s.spans(self.node));
+        self.dcs = here.map(|s| (s.id, self.of(s))).collect();
+        strange
+    }
+
+    /// What this node makes of a description: another node's word on the rules counts only where the cluster file has none.
+    pub fn of(&self, spec: &DcSpec) -> DcPlan {
+        let mut plan = spec.plan();
+        if let Some(rules) = self.file_rules.get(&spec.name) {
+            plan.rules = rules.clone();
+        }
+        plan
+    }
+
     /// This node's slots in a DC.
     pub fn own_range(&self, dc: DcId) -> Option<Range> {
         self.dcs.get(&dc)?.ranges.get(&self.node).copied()

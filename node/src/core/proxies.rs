@@ -1,12 +1,11 @@
 //! The lives of this node's proxies: started, greeted, given memory, pinged, killed when they stall, started anew.
 
+use abi::DcId;
 use abi::courier::{FromProxy, ToProxy};
-use abi::limits::{POOL_SEGMENT_BYTES_MIN, PROXY_POOL_BYTES_MAX, SIDES_PROXY};
+use abi::limits::PROXY_POOL_BYTES_MAX;
 use abi::member::{SegmentKind, VERSION};
-use abi::{DcId, doorbell};
 
 use super::effect::{Descriptor, Effect, Note};
-use super::memory::Owner;
 use super::state::{PING_EVERY, PROXY_HELLO_WITHIN, ProxyStage, STALLED_AFTER};
 use super::{Core, Now};
 
@@ -146,11 +145,12 @@ impl Core {
         there.unanswered_since = None;
         let memories = std::mem::take(&mut there.memories);
         out.push(Effect::Note(Note::ProxyExited { proxy }));
-        self.uncarry(proxy, out);
+        self.uncarry(now, proxy, out);
         for memory in memories.into_values() {
             self.drop_memory(memory, out);
         }
         self.links_unknown(now, proxy, out);
+        self.let_go_all(now, out);
     }
 
     pub(super) fn proxy_said(
@@ -201,7 +201,7 @@ impl Core {
             FromProxy::RemoteOpen { local, remote, node } => {
                 self.remote_open(proxy, local, remote, node, out)
             }
-            FromProxy::Detached { local, remote } => self.detached(proxy, local, remote, out),
+            FromProxy::Detached { local, remote } => self.detached(now, proxy, local, remote, out),
             FromProxy::NodeClosed { node } => self.node_closed(now, proxy, node, out),
             FromProxy::Link { node, incarnation, state } => {
                 self.link_changed(now, proxy, node, incarnation, state, out);
@@ -231,15 +231,7 @@ impl Core {
         out.push(Effect::Note(Note::ProxyUp { proxy, pid }));
         self.tell_dead_nodes(now, proxy, out);
         for dc in self.plan.dcs_of_proxy(proxy) {
-            let memory =
-                self.first_memory(Owner::Proxy { proxy, dc }, SIDES_PROXY, POOL_SEGMENT_BYTES_MIN, out);
-            let message = ToProxy::Dc { dc, doorbell: doorbell::of_proxy(proxy) as u32, memory };
-            let fds =
-                vec![Descriptor::Table(dc), Descriptor::Doorbells(dc), Descriptor::ProxyBell { proxy, dc }];
-            self.say_with(proxy, message, fds, out);
-            if let Some(there) = self.proxies.get_mut(&proxy) {
-                there.memories.insert(dc, memory);
-            }
+            self.give_dc(proxy, dc, out);
         }
     }
 

@@ -8,11 +8,11 @@ use abi::limits::{SIDES_PROXY, SIDES_SPARE_MIN};
 use abi::member::{Refusal, SegmentKind};
 use abi::{DcId, Endpoint, Kinds, NodeId, doorbell};
 
-use super::Core;
 use super::effect::{Descriptor, Effect, Note};
 use super::memory::sides_bytes;
 use super::pairs::Sight;
 use super::state::{Far, Place, Stage, Via};
+use super::{Core, Now};
 
 /// Pairs that may wait for a side, of one node.
 const OPENS_MAX: usize = 1 << 16;
@@ -294,7 +294,14 @@ impl Core {
     }
 
     /// A proxy has forgotten a pair; its side of it is zeroes again.
-    pub(super) fn detached(&mut self, proxy: u16, local: Endpoint, remote: Endpoint, out: &mut Vec<Effect>) {
+    pub(super) fn detached(
+        &mut self,
+        now: Now,
+        proxy: u16,
+        local: Endpoint,
+        remote: Endpoint,
+        out: &mut Vec<Effect>,
+    ) {
         let there = self.locals.get(&local);
         let alive = there.is_some_and(|l| !l.stage.is_dead());
         let far = there.and_then(|l| l.far(remote)).filter(|f| f.proxy == proxy);
@@ -305,10 +312,11 @@ impl Core {
         self.free_side_of(proxy, local, remote);
         if far.is_some() {
             self.unlink(local, remote, out);
-            self.settle(local, out);
+            self.settle(now, local, out);
             self.retry_opens_of(local, out);
         }
         self.carry_waiting(proxy, local.dc, out);
+        self.let_go(now, local.dc, out);
     }
 
     /// Frees the side that a proxy had for a pair it has forgotten.
@@ -327,7 +335,7 @@ impl Core {
     }
 
     /// A proxy has ended, and all its memory with it.
-    pub(super) fn uncarry(&mut self, proxy: u16, out: &mut Vec<Effect>) {
+    pub(super) fn uncarry(&mut self, now: Now, proxy: u16, out: &mut Vec<Effect>) {
         self.opens.retain(|_, p| *p != proxy);
         let mut carried = Vec::new();
         for (own, local) in &self.locals {
@@ -343,7 +351,7 @@ impl Core {
                 self.unlink(own, remote, out);
             }
             if dead {
-                self.settle(own, out);
+                self.settle(now, own, out);
             }
         }
     }

@@ -30,11 +30,13 @@ pub(super) struct Conn {
     pub endpoint: Option<Endpoint>,
     /// Its endpoint ended because the node was fenced; told once.
     pub fenced: bool,
+    /// The node has left its DC.
+    pub homeless: bool,
 }
 
 impl Conn {
     pub fn new(process: Process) -> Conn {
-        Conn { process, dc: None, endpoint: None, fenced: false }
+        Conn { process, dc: None, endpoint: None, fenced: false, homeless: false }
     }
 }
 
@@ -47,6 +49,10 @@ pub(super) struct Dc {
     pub remotes: BTreeMap<Slot, Remote>,
     /// Who has ended, by slot, and whose slot is to hear of it. The last one of each slot is enough.
     pub warnings: BTreeMap<Slot, (Slot, Endpoint)>,
+    /// No slot's generation is lower, of a DC that the node joined while it ran.
+    pub generation_first: u32,
+    /// The node is no part of it any more; memory of its last endpoints is still read.
+    pub leaving: bool,
 }
 
 impl Dc {

@@ -18,7 +18,7 @@ const DC: DcId = DcId(1);
 pub(super) const FAR: NodeId = NodeId(2);
 const TOKEN: [u64; 2] = [7, 8];
 
-fn plan() -> Plan {
+pub(super) fn plan() -> Plan {
     let range = |first| Range { first: Slot(first), count: 16 };
     let dc = DcPlan {
         name: Name::new("main").unwrap(),
@@ -36,6 +36,8 @@ fn plan() -> Plan {
         owner: 5,
         node_dead_after: ms(10_000),
         node_names: BTreeMap::from([(NodeId(1), "n1".into()), (FAR, "n2".into())]),
+        file_rules: BTreeMap::from([(dc.name, dc.rules.clone())]),
+        specs: BTreeMap::from([(DC, DcSpec::of_file(DC, 16, &dc))]),
         dcs: BTreeMap::from([(DC, dc)]),
         proxies: vec![ProxyPlan {
             index: 1,
@@ -67,7 +69,7 @@ pub(super) struct World {
     /// A proxy that detaches when told; alive from its start on.
     pub obeys: bool,
     /// Segments fail from now on.
-    no_memory: bool,
+    pub no_memory: bool,
 }
 
 impl World {
@@ -95,15 +97,25 @@ impl World {
     }
 
     pub fn step(&mut self, input: Input) {
-        let mut inputs = std::collections::VecDeque::from([input]);
-        while let Some(input) = inputs.pop_front() {
-            let mut effects = Vec::new();
-            self.core.step(self.now, input, &mut effects);
-            for effect in effects {
+        let mut effects = Vec::new();
+        self.core.step(self.now, input, &mut effects);
+        self.carry_out(effects);
+    }
+
+    pub fn carry_out(&mut self, mut effects: Vec<Effect>) {
+        let mut inputs = std::collections::VecDeque::new();
+        loop {
+            for effect in effects.drain(..) {
                 inputs.extend(self.obey(&effect));
                 self.done.push(effect);
             }
+            let Some(input) = inputs.pop_front() else { return };
+            self.core.step(self.now, input, &mut effects);
         }
+    }
+
+    pub fn entry(&self, slot: Slot) -> Option<Entry> {
+        self.table.get(&slot).copied()
     }
 
     fn obey(&mut self, effect: &Effect) -> Vec<Input> {
@@ -116,6 +128,7 @@ impl World {
                 }
                 vec![Input::SegmentMade { memory: *memory, segment: *segment, made }]
             }
+            Effect::MakeDc { dc, .. } => vec![Input::DcMade { dc: *dc, made: !self.no_memory }],
             Effect::Seal { memory, .. } => vec![Input::Sealed { memory: *memory, sealed: true }],
             Effect::DropMemory { memory } => {
                 self.memories.remove(memory);

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::state::{ProxyStage, Stage};
-use super::{Core, Now};
+use super::{Core, DcSpec, Now};
 
 /// The node at a glance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,35 @@ pub struct DcView {
     /// Endpoints bound here, and known elsewhere.
     pub local: usize,
     pub remote: usize,
+}
+
+/// A DC as it is agreed upon, whether this node is part of it or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DcSpecView {
+    pub dc: u16,
+    pub name: String,
+    /// `running`, or `stopped` while it is remembered.
+    pub state: String,
+    /// 0: as the cluster file has it.
+    pub revision: u32,
+    /// The node that made this revision.
+    pub by: u16,
+    pub slots_per_node: u16,
+    pub uids: Vec<u32>,
+    /// How many rules say who may call whom; `null`: none do, and everybody is a server.
+    pub rules: Option<usize>,
+    pub nodes: Vec<DcNodeView>,
+}
+
+/// A node of a DC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DcNodeView {
+    pub node: u16,
+    pub name: String,
+    pub slot_first: u16,
+    pub slot_count: u16,
+    /// Endpoints there, as far as the node that was asked knows.
+    pub endpoints: Option<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,6 +173,32 @@ impl Core {
             });
         }
         views
+    }
+
+    /// Every DC that is known.
+    pub fn dc_specs(&self) -> Vec<DcSpecView> {
+        self.specs.values().map(|spec| self.spec_view(spec)).collect()
+    }
+
+    pub fn spec_view(&self, spec: &DcSpec) -> DcSpecView {
+        let node = |share: &super::Share| DcNodeView {
+            node: share.node.0,
+            name: self.plan.node_names.get(&share.node).cloned().unwrap_or_default(),
+            slot_first: share.range.first.0,
+            slot_count: share.range.count,
+            endpoints: self.endpoints_on(spec.id, share.node),
+        };
+        DcSpecView {
+            dc: spec.id.0,
+            name: spec.name.as_str().to_owned(),
+            state: if spec.ended { "stopped" } else { "running" }.to_owned(),
+            revision: spec.revision,
+            by: spec.by.0,
+            slots_per_node: spec.slots_per_node,
+            uids: spec.uids.iter().copied().collect(),
+            rules: self.plan.of(spec).rules.rules.map(|rules| rules.len()),
+            nodes: spec.shares.iter().filter(|s| !s.left && !spec.ended).map(node).collect(),
+        }
     }
 
     pub fn proxy_views(&self, now: Now) -> Vec<ProxyView> {

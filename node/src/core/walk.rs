@@ -29,8 +29,10 @@ fn walk(seed: u64) {
         let pick = dice.roll(bound.len().max(1));
         let one = bound.get(pick).copied();
         let remote = far(16 + dice.roll(4) as u16, 1 + dice.roll(2) as u32);
-        match (dice.roll(11), one) {
-            (0 | 1, _) if bound.len() < 12 => bound.extend(world.try_bind(None)),
+        match (dice.roll(12), one) {
+            (0 | 1, _) if bound.len() < 12 && world.core.is_open(abi::DcId(1)) => {
+                bound.extend(world.try_bind(None))
+            }
             (2, Some((conn, own))) => {
                 world.step(Input::Disconnected { conn });
                 bound.retain(|(_, e)| *e != own);
@@ -47,6 +49,20 @@ fn walk(seed: u64) {
                 world.ask(conn, Request::Recycled { peer });
             }
             (8, Some((_, local))) => world.said(FromProxy::RemoteOpen { local, remote, node: FAR }),
+            // The other node, or an operator here, takes this one out of the DC, or lets it in again.
+            (11, _) if dice.roll(4) == 0 => {
+                match dice.roll(2) {
+                    // Not heard when that node was declared dead.
+                    0 => world.describe(50, &world.toggled()),
+                    _ => world.toggle(),
+                }
+                if !world.main().spans(NodeId(1)) {
+                    for (conn, endpoint) in bound.drain(..) {
+                        world.step(Input::Disconnected { conn });
+                        gone.push(endpoint);
+                    }
+                }
+            }
             (9, _) => match dice.roll(6) {
                 0 => {
                     world.step(Input::ProxyExited { proxy: 1 });
@@ -66,6 +82,9 @@ fn walk(seed: u64) {
         }
         let shared = world.core.sides_given_twice();
         assert_eq!(shared, 0, "seed {seed}, turn {turn}: a side is in two hands");
+    }
+    if !world.main().spans(NodeId(1)) {
+        world.toggle();
     }
     world.obeys = true;
     if seed.is_multiple_of(2) {

@@ -167,8 +167,8 @@ impl Driver {
         let request = match serde_json::from_slice::<Request>(line) {
             Ok(request) => request,
             Err(e) => {
-                let hint =
-                    "send {\"request\": NAME} with status, ps, proxies, proxy_restart, proxy_stop or stop";
+                let hint = "send {\"request\": NAME} with status, ps, proxies, proxy_restart, proxy_stop, dcs, \
+                     dc_create, dc_grow, dc_shrink, dc_stop or stop";
                 return refusal(&format!("not a request: {e}"), hint);
             }
         };
@@ -177,6 +177,11 @@ impl Driver {
             Request::Status => json!(self.core.status(now)),
             Request::Ps => json!({ "endpoints": self.core.endpoints(now) }),
             Request::Proxies => json!({ "proxies": self.core.proxy_views(now) }),
+            Request::Dcs => json!({ "dcs": self.core.dc_specs() }),
+            Request::DcCreate { .. }
+            | Request::DcGrow { .. }
+            | Request::DcShrink { .. }
+            | Request::DcStop { .. } => self.answer_dc(&request),
             Request::ProxyRestart { name } => self.order(&name, |proxy| Order::RestartProxy { proxy }),
             Request::ProxyStop { name } => self.order(&name, |proxy| Order::StopProxy { proxy }),
             Request::Stop => {
@@ -199,6 +204,6 @@ impl Driver {
     }
 }
 
-fn refusal(error: &str, hint: &str) -> Value {
+pub(super) fn refusal(error: &str, hint: &str) -> Value {
     json!({ "error": error, "hint": hint })
 }

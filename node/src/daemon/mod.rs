@@ -6,6 +6,8 @@
 
 mod admin;
 mod couriers;
+mod dcs;
+mod logs;
 mod members;
 mod polled;
 mod process;
@@ -17,7 +19,7 @@ pub mod thread;
 mod tokens;
 mod vault;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,13 +27,14 @@ use std::time::Instant;
 use proxy_tcp::options::ProxyOptions;
 use shm::os::events::{Epoll, EventFd, Readiness};
 
-use abi::Incarnation;
+use abi::{Incarnation, NodeId};
 
 use crate::NodeError;
 use crate::core::{Core, Effect, Input, Note, Now, Order};
-use crate::place::{Lock, Record};
+use crate::place::{Lock, NodePlace, Record};
 use admin::AdminServer;
 use couriers::{Couriers, NotStarted};
+use logs::Logs;
 use members::Members;
 use start::StartProxy;
 use tokens::{Token, Watched};
@@ -47,6 +50,7 @@ struct Driver {
     core: Core,
     origin: Instant,
     hands: Hands,
+    logs: Logs,
 }
 
 /// Everything effects are executed with.
@@ -63,6 +67,10 @@ struct Hands {
     options: BTreeMap<u16, ProxyOptions>,
     stop: Arc<EventFd>,
     lock: Lock,
+    /// Where DCs that differ from the cluster file are written down, and whom its folders let pass.
+    place: NodePlace,
+    /// Which nodes each proxy of the cluster file connects.
+    wires: Vec<BTreeSet<NodeId>>,
 }
 
 impl Driver {
@@ -81,6 +89,8 @@ impl Driver {
             if self.core.deadline().is_some_and(|at| at <= self.now()) {
                 self.handle(Input::Tick);
             }
+            let now = self.now();
+            self.logs.look(now);
             if self.core.is_stopped() {
                 self.hands.admin.flush_all();
                 return Ok(());
@@ -162,13 +172,19 @@ impl Driver {
 
     /// One input, and all that follows from it before anything else from outside.
     fn handle(&mut self, input: Input) {
-        let mut inputs = VecDeque::from([input]);
         let mut effects = Vec::new();
-        while let Some(input) = inputs.pop_front() {
-            self.core.step(self.now(), input, &mut effects);
+        self.core.step(self.now(), input, &mut effects);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, mut effects: Vec<Effect>) {
+        let mut inputs = VecDeque::new();
+        loop {
             for effect in effects.drain(..) {
                 inputs.extend(self.hands.execute(effect));
             }
+            let Some(input) = inputs.pop_front() else { return };
+            self.core.step(self.now(), input, &mut effects);
         }
     }
 }
@@ -199,6 +215,16 @@ impl Hands {
                 }
             }
             Effect::DropSegment { memory, segment } => self.vault.drop_segment(memory, segment),
+            Effect::MakeDc { dc, proxies } => {
+                return Some(Input::DcMade { dc, made: self.make_dc(dc, &proxies) });
+            }
+            Effect::DropDc { dc } => self.vault.drop_dc(dc),
+            Effect::KeepDcs { specs } => {
+                dcs::let_pass(&self.place, &specs);
+                if let Err(why) = dcs::keep(&self.place.dcs_file(), &specs) {
+                    tracing::error!("{why}: a restart of this daemon does not know of the change");
+                }
+            }
             Effect::DropMemory { memory } => self.vault.drop_memory(memory),
             Effect::SetTable { dc, slot, entry } => self.vault.set_table(dc, slot, entry),
             Effect::Ring { dc, doorbell, source, pull } => self.vault.ring(dc, doorbell, source, pull),
@@ -243,6 +269,11 @@ fn log(note: Note) {
         Note::Bound { endpoint, .. } | Note::Ended { endpoint } => {
             tracing::info!(%endpoint, "{note}");
         }
+        Note::DcChanged { dc, .. } | Note::DcJoined { dc } | Note::DcLeft { dc } => {
+            tracing::info!(%dc, "{note}");
+        }
+        Note::DcNotMade { dc } => tracing::error!(%dc, "{note}"),
+        Note::DcRefused { node } => tracing::warn!(node = node.0, "{note}"),
         Note::Introduced { .. } | Note::Attached { .. } => tracing::debug!("{note}"),
         Note::ProxyUp { proxy, .. } => tracing::info!(proxy, "{note}"),
         Note::ProxyExited { proxy } | Note::ProxyStalled { proxy } | Note::ProxyWrong { proxy, .. } => {

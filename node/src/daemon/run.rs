@@ -15,6 +15,7 @@ use shm::os::fdpass::{self, PassError};
 
 use super::admin::AdminServer;
 use super::couriers::Couriers;
+use super::logs::Logs;
 use super::members::Members;
 use super::start::StartProxy;
 use super::tokens::{Token, Watched};
@@ -91,7 +92,15 @@ impl House {
         place.make(cluster.foreign_uids(node.id, own_uid()))?;
         let (mut lock, before) = place.take_lock(node.name.as_str())?;
         place.clear();
-        let plan = begin(&cluster, &node, before);
+        let kept = super::dcs::read_kept(&place.dcs_file())?;
+        let mut plan = begin(&cluster, &node, before);
+        super::dcs::let_pass(&place, &kept);
+        let strange = plan.overlay(kept);
+        if strange > 0 {
+            tracing::warn!(
+                "{strange} DCs made at run time name nodes that the cluster file has no more: left out"
+            );
+        }
         lock.record(Record { incarnation: plan.incarnation.0, generations: plan.generation_reserved })?;
         let proxies = plan.proxies.iter().map(|p| p.index).collect();
         let built = build_driver(&cluster, &node, plan, &place, options.starter, stop, lock);
@@ -162,8 +171,9 @@ fn build_driver(
         vault.add_dc(*dc)?;
     }
     for proxy in &plan.proxies {
-        for dc in plan.dcs_of_proxy(proxy.index) {
-            vault.add_bell(proxy.index, dc)?;
+        // In every DC: nodes behind the proxy may join it.
+        for dc in plan.dcs.keys() {
+            vault.add_bell(proxy.index, *dc)?;
         }
     }
     let token = Token { kind: Watched::Stop, id: 0 }.to_word();
@@ -184,8 +194,12 @@ fn build_driver(
         options,
         stop,
         lock,
+        place: place.clone(),
+        wires: cluster.proxies.iter().map(|p| p.nodes.clone()).collect(),
     };
-    Ok(Driver { core: Core::new(Duration::ZERO, plan), origin, hands })
+    let indices: Vec<u16> = plan.proxies.iter().map(|p| p.index).collect();
+    let logs = Logs::new(place.logs(&indices));
+    Ok(Driver { core: Core::new(Duration::ZERO, plan), origin, hands, logs })
 }
 
 fn proxy_options(cluster: &Cluster, node: &ClusterNode, plan: &Plan) -> BTreeMap<u16, ProxyOptions> {

@@ -61,6 +61,12 @@ impl Vault {
         Ok(())
     }
 
+    /// Closes all of a DC, bells included.
+    pub fn drop_dc(&mut self, dc: DcId) {
+        self.dcs.remove(&dc);
+        self.bells.retain(|(_, of), _| *of != dc);
+    }
+
     /// Makes the eventfd that a DC's members ring for a proxy.
     pub fn add_bell(&mut self, proxy: u16, dc: DcId) -> Result<(), NodeError> {
         let refused = |e| NodeError::system("an eventfd")(e);

@@ -145,12 +145,14 @@ impl Ground {
     }
 
     /// Nothing runs for this ground, and no socket, log or runtime directory is left. Only where endpoints came faster
-    /// than seconds passed, a daemon leaves its record, by which the next life is told from this one.
+    /// than seconds passed, a daemon leaves its record, by which the next life is told from this one; and where DCs were
+    /// changed, what its successor must know of them.
     #[track_caller]
     pub fn is_clean(&self) {
         eventually("all processes have ended", LONG, || self.processes().is_empty());
         let mut left = tree(&self.runtime_dir());
-        left.retain(|path| path.file_name() != Some(OsStr::new("daemon.pid")));
+        let stays = ["daemon.pid", "dcs"].map(OsStr::new);
+        left.retain(|path| !path.file_name().is_some_and(|name| stays.contains(&name)));
         assert!(left.is_empty(), "left behind: {left:?}");
     }
 }

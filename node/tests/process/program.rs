@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use abi::{Endpoint, Slot};
 
+use super::cluster::DC;
 use super::ground::Ground;
-use super::roles::{ENTRY, MARK, ROLE, SLOT, SOCKET};
+use super::roles::{ENTRY, MARK, OTHER_DC, ROLE, SLOT, SOCKET};
 use super::system::LONG;
 
 /// A process in a role.
@@ -37,9 +38,14 @@ pub fn entry() -> Vec<std::ffi::OsString> {
 impl Program {
     /// Starts one that binds itself.
     pub fn start(ground: &Ground, socket: &Path, slot: Option<Slot>, role: &str) -> Program {
+        Program::start_in(ground, socket, DC, slot, role)
+    }
+
+    /// The same in any DC.
+    pub fn start_in(ground: &Ground, socket: &Path, dc: &str, slot: Option<Slot>, role: &str) -> Program {
         let words = entry();
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).env(SOCKET, socket);
+        command.args(&words[1..]).env(SOCKET, socket).env(OTHER_DC, dc);
         if let Some(slot) = slot {
             command.env(SLOT, slot.0.to_string());
         }

@@ -24,6 +24,8 @@ pub const MARK: &str = "@report ";
 pub const ROLE: &str = "DVS_TEST_ROLE";
 pub const SOCKET: &str = "DVS_TEST_SOCKET";
 pub const SLOT: &str = "DVS_TEST_SLOT";
+/// In which DC, if not in that of the cluster file.
+pub const OTHER_DC: &str = "DVS_TEST_DC";
 
 pub const AFTER: Timeout = Timeout::After(LONG);
 
@@ -104,7 +106,8 @@ fn bind() -> Binding {
     let Ok(socket) = std::env::var(SOCKET) else {
         return Binding::from_env().expect("bound by who started this program");
     };
-    let mut options = BindOptions::new(socket, DC).wait(Wait::Adaptive(Duration::from_micros(5)));
+    let dc = std::env::var(OTHER_DC).unwrap_or_else(|_| DC.to_owned());
+    let mut options = BindOptions::new(socket, &dc).wait(Wait::Adaptive(Duration::from_micros(5)));
     if let Ok(slot) = std::env::var(SLOT) {
         options = options.slot(Slot(slot.parse().expect("a slot")));
     }

@@ -202,7 +202,12 @@ impl World {
             Note::DirectoryRefused { .. } => {
                 self.ledger.find("nonsense", Some(format!("node {id}: {note}")));
             }
-            Note::Bound { .. }
+            Note::DcChanged { .. }
+            | Note::DcJoined { .. }
+            | Note::DcLeft { .. }
+            | Note::DcNotMade { .. }
+            | Note::DcRefused { .. }
+            | Note::Bound { .. }
             | Note::Introduced { .. }
             | Note::Attached { .. }
             | Note::ProxyUp { .. }
