@@ -67,6 +67,18 @@ impl Core {
             && (peer.out.bytes + len_bytes <= EXTENT_BYTES_PER_PAIR_MAX || peer.out.extents == 0))
     }
 
+    /// Whether one more extent of this length may be out with the peer. If that cannot be told, whoever lends hears why.
+    pub fn has_lending_room(&mut self, index: PeerIndex, len_bytes: u64) -> bool {
+        self.may_lend(index, len_bytes) == Ok(true)
+    }
+
+    /// Takes home what one peer no longer needs.
+    pub fn bring_home_from(&mut self, index: PeerIndex) {
+        if let Err(corrupt) = self.bring_home(index) {
+            self.condemn(index, corrupt);
+        }
+    }
+
     /// Gives a loan to the peer: enters it in the books and puts its descriptor into the slot.
     pub(super) fn lend(&mut self, index: PeerIndex, loan: Loan, by: By, message: &mut SlotCopy) -> u32 {
         let extent = loan.into_extent();
@@ -86,12 +98,14 @@ impl Core {
 
     pub(super) fn take_home(&mut self, index: PeerIndex, token: u32) -> bool {
         let Some(entry) = self.out.take(token, index) else { return false };
-        if let Some(peer) = self.peer_mut(index) {
+        let mut pool = &mut self.pool;
+        if let Some(peer) = self.peers.get_mut(index.0 as usize).and_then(Option::as_deref_mut) {
             peer.out.extents -= 1;
             peer.out.bytes -= entry.extent.len_bytes as u64;
+            pool = peer.pool.as_deref_mut().unwrap_or(pool);
         }
         // The books say that it was allocated: `Out` holds each extent once.
-        self.pool.free(entry.extent).is_ok()
+        pool.free(entry.extent).is_ok()
     }
 
     /// Takes home everything that is out with a peer that ended.
@@ -140,10 +154,7 @@ impl Core {
     /// Takes home what any peer no longer needs. Cost: a look at every pair; for when the pool is empty.
     pub fn bring_home_from_all(&mut self) {
         for index in 0..self.peers.len() as u32 {
-            let index = PeerIndex(index);
-            if let Err(corrupt) = self.bring_home(index) {
-                self.condemn(index, corrupt);
-            }
+            self.bring_home_from(PeerIndex(index));
         }
     }
 

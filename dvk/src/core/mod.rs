@@ -2,12 +2,13 @@
 //! needs of the world it asks its [`Host`], so that a driver and the simulator run the same code.
 //!
 //! Calls are split into a start and a poll: `start_send` publishes, `poll_sent` says whether it is taken. The driver
-//! waits in between. Neighbours: `send`, `call`, `relay`, `receive`, `raised`, `extents`, `grants` (the calls), `peer` (a pair), `shm` (the words).
+//! waits in between. Neighbours: `send`, `call`, `relay`, `receive`, `raised`, `extents`, `private`, `grants` (the calls), `peer` (a pair), `shm` (the words).
 
 mod call;
 mod extents;
 mod grants;
 mod pending;
+mod private;
 mod raised;
 mod receive;
 mod relay;
@@ -22,6 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use abi::limits::POOL_BYTES_MAX;
 use abi::table::{Entry, State};
 use abi::{Allowed, Corrupt, Endpoint, Slot, doorbell, side, table};
 use shm::doorbell::Doorbells;
@@ -136,6 +138,8 @@ pub struct Core {
     /// The one that all peers were told of last: see `side::GAVE_UP`.
     calls_told: u64,
     pool: Pool,
+    /// Each pair has a pool of its own, and what is lent to its peer lies there.
+    private: bool,
     out: extents::Out,
     relays: relay::Relays,
     /// By slot, who has ended of whose end we are to be told. The last one of each slot.
@@ -179,6 +183,7 @@ impl Core {
             calls_told: 0,
             open_calls: BTreeSet::new(),
             pool,
+            private: false,
             out: extents::Out::default(),
             relays: relay::Relays::default(),
             warned: BTreeMap::new(),
@@ -282,6 +287,7 @@ impl Core {
             reader: LaneReader::default(),
             raises_seen: 0,
             out: Outstanding::default(),
+            pool: self.private.then(|| Box::new(Pool::new(POOL_BYTES_MAX))),
             end: None,
             stalled: false,
             replied: None,
@@ -349,11 +355,19 @@ impl Core {
         let Some(peer) = self.peer_mut(index) else { return };
         peer.writer.leave(&peer.side);
         peer.side = far.side.clone();
-        peer.memory = memory;
+        let left = std::mem::replace(&mut peer.memory, memory);
         peer.stalled = false;
         *peer.path.far.borrow_mut() = far;
         peer.path.knock();
         self.pending.set(index);
+        self.unmap_unused(left);
+    }
+
+    /// No pair leads to a memory any more: what was mapped of it goes, once no view shows it.
+    fn unmap_unused(&mut self, memory: u32) {
+        if !self.peers.iter().flatten().any(|peer| peer.memory == memory) {
+            self.segments.retain(|&(of, _), _| of != memory);
+        }
     }
 
     /// Makes a receiver that spins scan this lane by itself, so that its sender need not ring.
@@ -473,7 +487,7 @@ impl Core {
         self.attended.retain(|&i| i != index);
         self.pending.clear(index);
         self.overstepped.take_if(|(who, _)| *who == index);
-        self.segments.retain(|&(memory, _), _| memory != peer.memory || peer.proxied);
+        self.unmap_unused(peer.memory);
         self.granted_maps.retain(|((memory, _), _)| *memory != peer.memory);
         self.free.push(index.0);
         peer.path.own.clear();

@@ -117,6 +117,9 @@ impl Core {
         };
         let introduced = match there.owner {
             Owner::Endpoint(peer) => self.locals.get(&own).is_some_and(|l| l.links.contains_key(&peer)),
+            Owner::Proxy { only: Some(only), .. } if only != own => {
+                return refuse(conn, Refusal::Private, out);
+            }
             Owner::Proxy { .. } => self.carried_from(own, memory),
         };
         if !introduced {
@@ -127,6 +130,9 @@ impl Core {
             let not_yet = matches!(there.owner, Owner::Proxy { .. });
             return refuse(conn, if not_yet { Refusal::NotReady } else { Refusal::BadRequest }, out);
         };
+        if !self.may_read(memory, segment, sealed, own) {
+            return refuse(conn, Refusal::Private, out);
+        }
         if sealed.kind.is_granted() {
             let granted = self.memories.get_mut(&memory).and_then(|m| m.granted.get_mut(&segment));
             let Some(held) = granted.and_then(|g| g.to.get_mut(&own)) else {
@@ -143,8 +149,15 @@ impl Core {
     pub(super) fn proxy_wants(&mut self, proxy: u16, memory: u32, segment: u32, out: &mut Vec<Effect>) {
         let Some(there) = self.memories.get(&memory) else { return };
         let Owner::Endpoint(owner) = there.owner else { return };
-        let carries = self.locals.get(&owner).is_some_and(|l| {
-            l.links.keys().any(|peer| l.far(*peer).is_some_and(|f| f.proxy == proxy && f.place.is_some()))
+        let carried = |l: &super::state::Local, peer| {
+            l.far(peer).is_some_and(|f| f.proxy == proxy && f.place.is_some())
+        };
+        let carries = self.locals.get(&owner).is_some_and(|l| match there.sealed(segment) {
+            // For the peer that it speaks for here, and no other.
+            Some(sealed) if l.private && sealed.kind == SegmentKind::Pool => {
+                sealed.peer.is_some_and(|peer| carried(l, peer))
+            }
+            _ => l.links.keys().any(|peer| carried(l, *peer)),
         });
         let serves = self.plan.dcs_of_proxy(proxy).contains(&owner.dc);
         let for_copies = |kind: SegmentKind| kind == SegmentKind::Grants || kind.is_granted();

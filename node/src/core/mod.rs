@@ -4,7 +4,7 @@
 //! Key types: [`Core`], [`Input`], [`Effect`]. `daemon` (and the simulator) executes the effects in their order and
 //! brings back what they ask for ([`Input::SegmentMade`], [`Input::Sealed`], …) before the next input from outside.
 //! Neighbours: `plan` (what the cluster file says), `binding` and `pairs` (members), `proxies` and `routes` (couriers),
-//! `nodes` and `directory` (other nodes), `ending` (deaths), `memory` (segments and sides), `grants`, `privileges` (who may
+//! `nodes` and `directory` (other nodes), `ending` (deaths), `memory` (segments and sides), `grants`, `private` (memory for each peer apart), `privileges` (who may
 //! call whom), `view` (status).
 
 mod binding;
@@ -18,6 +18,7 @@ mod nodes;
 mod pairs;
 mod plan;
 mod polls;
+mod private;
 mod privileges;
 mod proxies;
 mod routes;
