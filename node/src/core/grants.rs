@@ -163,7 +163,12 @@ impl Core {
         let for_copies = |kind: SegmentKind| kind == SegmentKind::Grants || kind.is_granted();
         let found = there.sealed(segment).filter(|s| carries || (serves && for_copies(s.kind)));
         let Some(sealed) = found else {
-            if !serves {
+            let of_other =
+                there.private && there.sealed(segment).is_some_and(|s| s.kind == SegmentKind::Pool);
+            if of_other {
+                let what = "wants what a private endpoint has for another peer";
+                out.push(Effect::Note(Note::ProxyWrong { proxy, what }));
+            } else if !serves {
                 let what = "wants a segment that is not its to read";
                 out.push(Effect::Note(Note::ProxyWrong { proxy, what }));
             }

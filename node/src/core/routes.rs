@@ -196,8 +196,9 @@ impl Core {
             return self.say(proxy, ToProxy::Refuse { local, remote, why: Refusal::NotPermitted }, out);
         }
         let (stage, memory) = (there.stage, there.memory);
+        // Of whom nothing is known yet it may turn out that it is.
         let is_it = |next: &&Remote| next.generation == remote.generation;
-        let private = there.private || next.filter(is_it).is_some_and(|next| next.private);
+        let private = there.private || next.filter(is_it).is_none_or(|next| next.private);
         let Some(theirs) = self.speaking_memory(proxy, local, private, out) else { return };
         if stage != Stage::Ready || !self.has_free_side(memory) || !self.has_free_side(theirs) {
             return;

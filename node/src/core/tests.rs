@@ -12,6 +12,7 @@ use abi::{DcId, Endpoint, Generation, Incarnation, Name, NodeId, Slot};
 use super::memory::Owner;
 use super::*;
 
+mod private;
 mod privileges;
 
 const DC: DcId = DcId(1);
@@ -67,7 +68,7 @@ pub(super) struct World {
     /// A proxy that detaches when told; alive from its start on.
     pub obeys: bool,
     /// Segments fail from now on.
-    no_memory: bool,
+    pub no_memory: bool,
 }
 
 impl World {
@@ -513,6 +514,8 @@ fn an_unclaimed_endpoint_is_opened_when_it_is_ready() {
 fn proxies_get_more_sides_before_the_last_are_given_out() {
     let mut world = World::up(Some(50));
     let conns: Vec<_> = (0..16).map(|_| world.bind(None)).collect();
+    let known: Vec<_> = (16..32).map(|slot| (far(slot, 1), true)).collect();
+    world.directory(50, ChunkKind::Delta, &known);
     let mut carried = 0;
     for (conn, own) in &conns {
         let more = Request::NewSegment { kind: SegmentKind::Sides, len_bytes: memory::sides_bytes(16) };
