@@ -8,7 +8,6 @@ use abi::{Allowed, Endpoint, slot};
 use shm::doorbell::{Doorbells, Wake};
 use shm::lane::{LaneReader, LaneWriter, look_again};
 use shm::os::events::Ringer;
-use shm::pool::Pool;
 use shm::returns::Returns;
 use shm::side::{OwnSide, PeerSide};
 
@@ -132,8 +131,6 @@ pub(crate) struct Peer {
     pub(crate) raises_seen: u64,
     pub(crate) returns: Returns,
     pub(crate) out: Outstanding,
-    /// Of a private binding: the pool that this peer alone may read.
-    pub(crate) pool: Option<Box<Pool>>,
     pub(crate) end: Option<End>,
     /// The slot at the front names an extent that cannot be had: its proxy is gone, and a successor will bring it again.
     pub(crate) stalled: bool,

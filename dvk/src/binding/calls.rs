@@ -76,11 +76,13 @@ impl Binding {
     /// Puts a message into the lane and returns. Exactly once and in order, as `send`.
     ///
     /// Errors: [`PostError::Full`] gives the message back.
-    pub fn post(&mut self, to: Endpoint, mut message: Message) -> Result<(), PostError> {
+    pub fn post(&mut self, to: Endpoint, message: Message) -> Result<(), PostError> {
         match self.peer(to, deadline_of(Timeout::Forever), Timeout::Forever) {
             Ok(index) => {
-                self.stage(index, &mut message).map_err(PostError::Unavailable)?;
-                let posted = self.core.post(index, message);
+                let posted = match self.must_stage(&message) {
+                    false => self.core.post(index, message),
+                    true => self.post_staged(index, message),
+                };
                 self.settle_rings();
                 posted
             }
@@ -332,14 +334,11 @@ impl Binding {
     }
 
     /// Answers a request that was received, once. Never blocks; `Ok` when it is published.
-    pub fn reply(&mut self, request: &Delivery, mut message: Message) -> Result<(), ReplyError> {
-        if message.loan.is_some()
-            && self.core.is_private()
-            && let Some(index) = self.core.find(request.source())
-        {
-            self.stage(index, &mut message).map_err(|_| ReplyError::Full)?;
-        }
-        let replied = self.core.reply(request, message);
+    pub fn reply(&mut self, request: &Delivery, message: Message) -> Result<(), ReplyError> {
+        let replied = match self.must_stage(&message) {
+            false => self.core.reply(request, message),
+            true => self.reply_staged(request, message),
+        };
         self.settle_rings();
         replied
     }

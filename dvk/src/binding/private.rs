@@ -9,8 +9,8 @@ use shm::pool::Loan;
 
 use super::Binding;
 use crate::core::PeerIndex;
-use crate::error::{LoanError, Unavailable};
-use crate::message::Message;
+use crate::error::{LoanError, PostError, ReplyError, Unavailable};
+use crate::message::{Delivery, Message};
 use crate::timeout::Timeout;
 use crate::waiting::deadline_of;
 
@@ -40,10 +40,33 @@ impl Binding {
     /// nothing happens. What stands in the way of lending at all is left to whoever publishes.
     #[inline]
     pub(super) fn stage(&mut self, index: PeerIndex, message: &mut Message) -> Result<(), Unavailable> {
-        if message.loan.is_none() || !self.core.is_private() {
-            return Ok(());
+        if self.must_stage(message) { self.stage_loan(index, message) } else { Ok(()) }
+    }
+
+    /// Whether there is anything to do for [`Binding::stage`].
+    #[inline]
+    pub(super) fn must_stage(&self, message: &Message) -> bool {
+        message.loan.is_some() && self.core.is_private()
+    }
+
+    /// A post of a private binding. A function of its own, so that no other pays for a message that may change on its way.
+    #[cold]
+    pub(super) fn post_staged(&mut self, index: PeerIndex, mut message: Message) -> Result<(), PostError> {
+        self.stage_loan(index, &mut message).map_err(PostError::Unavailable)?;
+        self.core.post(index, message)
+    }
+
+    /// A reply of a private binding, likewise.
+    #[cold]
+    pub(super) fn reply_staged(
+        &mut self,
+        request: &Delivery,
+        mut message: Message,
+    ) -> Result<(), ReplyError> {
+        if let Some(index) = self.core.find(request.source()) {
+            self.stage_loan(index, &mut message).map_err(|_| ReplyError::Full)?;
         }
-        self.stage_loan(index, message)
+        self.core.reply(request, message)
     }
 
     #[cold]

@@ -98,14 +98,15 @@ impl Core {
 
     pub(super) fn take_home(&mut self, index: PeerIndex, token: u32) -> bool {
         let Some(entry) = self.out.take(token, index) else { return false };
-        let mut pool = &mut self.pool;
-        if let Some(peer) = self.peers.get_mut(index.0 as usize).and_then(Option::as_deref_mut) {
+        if let Some(peer) = self.peer_mut(index) {
             peer.out.extents -= 1;
             peer.out.bytes -= entry.extent.len_bytes as u64;
-            pool = peer.pool.as_deref_mut().unwrap_or(pool);
         }
         // The books say that it was allocated: `Out` holds each extent once.
-        pool.free(entry.extent).is_ok()
+        match self.pair_pool(index) {
+            None => self.pool.free(entry.extent).is_ok(),
+            Some(pool) => pool.free(entry.extent).is_ok(),
+        }
     }
 
     /// Takes home everything that is out with a peer that ended.
@@ -213,6 +214,13 @@ impl Core {
         let range = claim.check(map.len_bytes() as u64)?;
         let home = Home { path, token: claim.token, memory, given: Cell::new(false) };
         Ok(Some(View::new(map.clone(), range, home)))
+    }
+
+    /// No pair leads to a memory any more: what was mapped of it goes, once no view shows it.
+    pub(super) fn unmap_unused(&mut self, memory: u32) {
+        if !self.peers.iter().flatten().any(|peer| peer.memory == memory) {
+            self.segments.retain(|&(of, _), _| of != memory);
+        }
     }
 
     /// Gives back the extent of a slot that is not handed out.

@@ -23,7 +23,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use abi::limits::POOL_BYTES_MAX;
 use abi::table::{Entry, State};
 use abi::{Allowed, Corrupt, Endpoint, Slot, doorbell, side, table};
 use shm::doorbell::Doorbells;
@@ -138,8 +137,8 @@ pub struct Core {
     /// The one that all peers were told of last: see `side::GAVE_UP`.
     calls_told: u64,
     pool: Pool,
-    /// Each pair has a pool of its own, and what is lent to its peer lies there.
-    private: bool,
+    /// Of a private binding: the pool of each pair.
+    private: private::Pools,
     out: extents::Out,
     relays: relay::Relays,
     /// By slot, who has ended of whose end we are to be told. The last one of each slot.
@@ -183,7 +182,7 @@ impl Core {
             calls_told: 0,
             open_calls: BTreeSet::new(),
             pool,
-            private: false,
+            private: private::Pools::default(),
             out: extents::Out::default(),
             relays: relay::Relays::default(),
             warned: BTreeMap::new(),
@@ -287,7 +286,6 @@ impl Core {
             reader: LaneReader::default(),
             raises_seen: 0,
             out: Outstanding::default(),
-            pool: self.private.then(|| Box::new(Pool::new(POOL_BYTES_MAX))),
             end: None,
             stalled: false,
             replied: None,
@@ -361,13 +359,6 @@ impl Core {
         peer.path.knock();
         self.pending.set(index);
         self.unmap_unused(left);
-    }
-
-    /// No pair leads to a memory any more: what was mapped of it goes, once no view shows it.
-    fn unmap_unused(&mut self, memory: u32) {
-        if !self.peers.iter().flatten().any(|peer| peer.memory == memory) {
-            self.segments.retain(|&(of, _), _| of != memory);
-        }
     }
 
     /// Makes a receiver that spins scan this lane by itself, so that its sender need not ring.
@@ -477,6 +468,7 @@ impl Core {
         let Some(peer) = self.peers[index.0 as usize].take() else { return };
         peer.path.close();
         self.take_home_all(index);
+        self.drop_pair_pool(index);
         if let Some(of_slot) = self.by_slot.get_mut(&peer.endpoint.slot.0) {
             of_slot.retain(|&i| i != index);
             if of_slot.is_empty() {

@@ -25,6 +25,12 @@ pub(super) struct Granted {
     proxies: BTreeSet<u16>,
 }
 
+impl Granted {
+    pub(super) fn is_to(&self, endpoint: Endpoint) -> bool {
+        self.to.contains_key(&endpoint)
+    }
+}
+
 impl Core {
     fn granted_segment(&self, own: Endpoint, segment: u32) -> Result<(u32, SegmentKind), Refusal> {
         let memory = self.locals.get(&own).ok_or(Refusal::NoSuchEndpoint)?.memory;

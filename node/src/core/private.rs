@@ -67,8 +67,9 @@ impl Core {
                 link.is_some_and(|link| link.own.segment == segment)
             }
             (SegmentKind::Sides, Owner::Proxy { .. }) => false,
+            (SegmentKind::Grants, _) => there.granted.values().any(|granted| granted.is_to(reader)),
             // Who was granted something of it is asked elsewhere.
-            (SegmentKind::Grants | SegmentKind::GrantRead | SegmentKind::GrantWrite, _) => true,
+            (SegmentKind::GrantRead | SegmentKind::GrantWrite, _) => true,
         }
     }
 

@@ -92,6 +92,31 @@ fn a_segment_of_a_private_endpoint_goes_to_its_peer_alone() {
 }
 
 #[test]
+fn a_private_granters_table_is_read_by_grantees_alone() {
+    let mut world = World::up(None);
+    let (a, own) = world.bind_private(0);
+    let (b, one) = world.bind(Some(1));
+    let (c, _) = world.bind(Some(2));
+    let memory = world.introduce(b, own).memory;
+    world.introduce(c, own);
+    let segment = |world: &mut World, kind, len_bytes| {
+        let Reply::Segment { index, .. } = world.ask(a, Request::NewSegment { kind, len_bytes }) else {
+            panic!("no segment")
+        };
+        assert_eq!(world.ask(a, Request::Ready), Reply::Done);
+        index
+    };
+    let table = segment(&mut world, SegmentKind::Grants, abi::grant::TABLE_BYTES as u64);
+    let granted = segment(&mut world, SegmentKind::GrantRead, 4096);
+    assert_eq!(world.map(b, memory, table), Err(Refusal::Private));
+    assert_eq!(world.map(b, memory, granted), Err(Refusal::NotAllowed));
+    assert_eq!(world.ask(a, Request::Grant { segment: granted, to: one }), Reply::Done);
+    assert_eq!((world.map(b, memory, table), world.map(b, memory, granted)), (Ok(()), Ok(())));
+    assert_eq!(world.map(c, memory, table), Err(Refusal::Private));
+    assert_eq!(world.map(c, memory, granted), Err(Refusal::NotAllowed));
+}
+
+#[test]
 fn what_a_pair_had_goes_with_it_and_is_nobodys_next() {
     let mut world = World::up(None);
     let (a, own) = world.bind_private(0);
