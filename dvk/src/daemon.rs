@@ -34,7 +34,7 @@ pub struct Daemon {
     sides: u32,
     sides_used: u32,
     /// Of a private binding: the side segment of each peer.
-    of_peers: Option<Box<BTreeMap<Endpoint, u32>>>,
+    of_peers: Option<BTreeMap<Endpoint, u32>>,
     /// The eventfd of each proxy memory, one descriptor however many pairs lead there.
     rings: BTreeMap<u32, Arc<Ringer>>,
     /// From the first `poll_fd` on.
@@ -133,7 +133,7 @@ impl Daemon {
             self.own.insert(segment, map);
         }
         self.sides = sides;
-        self.of_peers = private.then(Box::default);
+        self.of_peers = private.then(BTreeMap::new);
         let pool_fd = fds.next().ok_or(Unavailable::Broken)?;
         let pool =
             Mapping::shared(pool_fd.as_fd(), 0, pool_bytes as usize, Access::ReadWrite).map_err(no_memory)?;

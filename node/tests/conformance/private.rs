@@ -75,8 +75,11 @@ fn echo(world: &World, place: Place, number: u16, private: bool) -> Life<Vec<Wha
 }
 
 fn end(me: &mut Binding, life: Life<Vec<What>>) -> Vec<What> {
-    me.sendrec(life.endpoint, Message::new(END), AFTER).expect("its last answer");
-    life.join()
+    let ended = life.endpoint;
+    me.sendrec(ended, Message::new(END), AFTER).expect("its last answer");
+    let heard = life.join();
+    me.wait_unbind(ended, AFTER).expect("its end is seen");
+    heard
 }
 
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
@@ -461,7 +464,9 @@ fn peers_that_vanish_in_the_middle_leave_nothing(world: World) {
                 Err(why) => panic!("{why:?}"),
             }
         }
+        let ended = peer.endpoint;
         assert_eq!(peer.join(), Some(9000));
+        me.wait_unbind(ended, AFTER).expect("its end is seen");
         assert!(reply.view().expect("an extent").to_vec() == pattern(9000, 1), "what it had sent stays");
     }
     is_back(&world, &mut me, before);
