@@ -19,8 +19,12 @@ pub enum ToProxy {
     /// The proxy serves this DC from now on, at this doorbell, with this memory. Descriptors: DC table, doorbell page, the eventfd that
     /// the DC's members ring.
     Dc { dc: DcId, doorbell: u32, memory: u32 },
-    /// A segment of the proxy's own memory in a DC: map it, answer `Mapped`. Descriptor: the segment.
-    Segment { dc: DcId, index: u32, kind: SegmentKind, len_bytes: u64 },
+    /// One more memory of the proxy's own in this DC: for the private pairs of one local endpoint, which alone may read it.
+    Memory { dc: DcId, memory: u32 },
+    /// That memory is no longer used.
+    ForgetMemory { memory: u32 },
+    /// A segment of a memory of the proxy's own: map it, answer `Mapped`. Descriptor: the segment.
+    Segment { memory: u32, index: u32, kind: SegmentKind, len_bytes: u64 },
     /// Carry this pair. Descriptor: the local endpoint's side segment.
     Attach { attach: Attach },
     /// Answer to `WantSegment`. Descriptor: the segment. Of what is granted to be written it may be written.
@@ -54,7 +58,8 @@ pub struct Attach {
     pub local: Endpoint,
     pub remote: Endpoint,
     pub node: NodeId,
-    /// The proxy's side for `remote`, in its own memory.
+    /// The proxy's side for `remote`, in this memory of its own.
+    pub own_memory: u32,
     pub own_segment: u32,
     pub own_side: u32,
     /// The local endpoint's memory, its segment and side, and its doorbell.
@@ -73,12 +78,12 @@ pub enum FromProxy {
         token: [u64; 2],
     },
     Mapped {
-        dc: DcId,
+        memory: u32,
         index: u32,
     },
-    /// One more segment of the own memory of a DC.
+    /// One more segment of a memory of its own.
     NewSegment {
-        dc: DcId,
+        memory: u32,
         kind: SegmentKind,
         len_bytes: u64,
     },
@@ -212,8 +217,10 @@ impl ToProxy {
     pub fn to_words(self) -> Words {
         match self {
             ToProxy::Dc { dc, doorbell, memory } => fill([101, dc.0 as u64, doorbell as u64, memory as u64]),
-            ToProxy::Segment { dc, index, kind, len_bytes } => {
-                fill([102, dc.0 as u64, index as u64, kind as u64, len_bytes])
+            ToProxy::Memory { dc, memory } => fill([114, dc.0 as u64, memory as u64]),
+            ToProxy::ForgetMemory { memory } => fill([115, memory as u64]),
+            ToProxy::Segment { memory, index, kind, len_bytes } => {
+                fill([102, memory as u64, index as u64, kind as u64, len_bytes])
             }
             ToProxy::Attach { attach: a } => fill([
                 103,
@@ -226,6 +233,7 @@ impl ToProxy {
                 a.segment as u64,
                 a.side as u64,
                 a.doorbell as u64,
+                a.own_memory as u64,
             ]),
             ToProxy::PeerSegment { memory, segment, len_bytes, kind } => {
                 fill([104, memory as u64, segment as u64, len_bytes, kind as u64])
@@ -241,15 +249,17 @@ impl ToProxy {
             ToProxy::Ping { number } => fill([110, number]),
             ToProxy::Stop => fill([111]),
             ToProxy::Bell { local, remote } => fill([113, local.to_word(), remote.to_word()]),
-            ToProxy::DropDc { dc } => fill([114, dc.0 as u64]),
+            ToProxy::DropDc { dc } => fill([116, dc.0 as u64]),
         }
     }
 
     pub fn from_words(w: &Words) -> Option<ToProxy> {
         Some(match w[0] {
             101 => ToProxy::Dc { dc: dc(w[1])?, doorbell: small(w[2])?, memory: small(w[3])? },
+            114 => ToProxy::Memory { dc: dc(w[1])?, memory: small(w[2])? },
+            115 => ToProxy::ForgetMemory { memory: small(w[1])? },
             102 => ToProxy::Segment {
-                dc: dc(w[1])?,
+                memory: small(w[1])?,
                 index: small(w[2])?,
                 kind: SegmentKind::from_word(w[3])?,
                 len_bytes: w[4],
@@ -265,6 +275,7 @@ impl ToProxy {
                     segment: small(w[7])?,
                     side: small(w[8])?,
                     doorbell: small(w[9])?,
+                    own_memory: small(w[10])?,
                 },
             },
             104 => ToProxy::PeerSegment {
@@ -286,7 +297,7 @@ impl ToProxy {
             110 => ToProxy::Ping { number: w[1] },
             111 => ToProxy::Stop,
             113 => ToProxy::Bell { local: Endpoint::from_word(w[1])?, remote: Endpoint::from_word(w[2])? },
-            114 => ToProxy::DropDc { dc: dc(w[1])? },
+            116 => ToProxy::DropDc { dc: dc(w[1])? },
             _ => return None,
         })
     }
@@ -296,8 +307,10 @@ impl FromProxy {
     pub fn to_words(self) -> Words {
         match self {
             FromProxy::Hello { version, token } => fill([201, version as u64, token[0], token[1]]),
-            FromProxy::Mapped { dc, index } => fill([202, dc.0 as u64, index as u64]),
-            FromProxy::NewSegment { dc, kind, len_bytes } => fill([203, dc.0 as u64, kind as u64, len_bytes]),
+            FromProxy::Mapped { memory, index } => fill([202, memory as u64, index as u64]),
+            FromProxy::NewSegment { memory, kind, len_bytes } => {
+                fill([203, memory as u64, kind as u64, len_bytes])
+            }
             FromProxy::WantSegment { memory, segment } => fill([204, memory as u64, segment as u64]),
             FromProxy::RemoteOpen { local, remote, node } => {
                 fill([205, local.to_word(), remote.to_word(), node.0 as u64])
@@ -329,9 +342,10 @@ impl FromProxy {
     pub fn from_words(w: &Words) -> Option<FromProxy> {
         Some(match w[0] {
             201 => FromProxy::Hello { version: small(w[1])?, token: [w[2], w[3]] },
-            202 => FromProxy::Mapped { dc: dc(w[1])?, index: small(w[2])? },
+            202 => FromProxy::Mapped { memory: small(w[1])?, index: small(w[2])? },
             203 => {
-                FromProxy::NewSegment { dc: dc(w[1])?, kind: SegmentKind::from_word(w[2])?, len_bytes: w[3] }
+                let kind = SegmentKind::from_word(w[2])?;
+                FromProxy::NewSegment { memory: small(w[1])?, kind, len_bytes: w[3] }
             }
             204 => FromProxy::WantSegment { memory: small(w[1])?, segment: small(w[2])? },
             205 => FromProxy::RemoteOpen {
@@ -382,6 +396,7 @@ mod tests {
             local,
             remote,
             node,
+            own_memory: 7,
             own_segment: 1,
             own_side: 2,
             memory: 3,
@@ -391,7 +406,9 @@ mod tests {
         };
         for m in [
             ToProxy::Dc { dc: DcId(1), doorbell: 4097, memory: 7 },
-            ToProxy::Segment { dc: DcId(1), index: 0, kind: SegmentKind::Sides, len_bytes: 8 },
+            ToProxy::Memory { dc: DcId(1), memory: 8 },
+            ToProxy::ForgetMemory { memory: 8 },
+            ToProxy::Segment { memory: 1, index: 0, kind: SegmentKind::Sides, len_bytes: 8 },
             ToProxy::Attach { attach },
             ToProxy::PeerSegment { memory: 1, segment: 2, len_bytes: 3, kind: SegmentKind::GrantWrite },
             ToProxy::ForgetSegment { memory: 1, segment: 2 },
@@ -410,8 +427,8 @@ mod tests {
         let packed = Packed { sessions: 1, plain_bytes: 2, wire_bytes: 3 };
         for m in [
             FromProxy::Hello { version: 1, token: [2, 3] },
-            FromProxy::Mapped { dc: DcId(1), index: 2 },
-            FromProxy::NewSegment { dc: DcId(1), kind: SegmentKind::Pool, len_bytes: 3 },
+            FromProxy::Mapped { memory: 1, index: 2 },
+            FromProxy::NewSegment { memory: 1, kind: SegmentKind::Pool, len_bytes: 3 },
             FromProxy::WantSegment { memory: 1, segment: 2 },
             FromProxy::RemoteOpen { local, remote, node },
             FromProxy::Detached { local, remote },

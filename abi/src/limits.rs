@@ -96,6 +96,8 @@ pub const CP_SESSIONS_MAX: usize = 8;
 pub const SIDES_FIRST: u32 = 8;
 /// Pair sides of each further side segment.
 pub const SIDES_MORE: u32 = 16;
+/// Side segments of a private endpoint at first, of one side each: a pair has its own.
+pub const SIDES_PRIVATE_FIRST: u32 = 4;
 /// Pair sides of one side segment of a proxy.
 pub const SIDES_PROXY: u32 = 64;
 /// Segments of one endpoint memory.
@@ -150,6 +152,7 @@ const _: () = assert!(
         <= DCS_FILE_BYTES_MAX
 );
 const _: () = assert!(LANE_SLOTS.is_power_of_two());
+const _: () = assert!(SIDES_PRIVATE_FIRST >= SIDES_SPARE_MIN);
 const _: () = assert!(EXTENTS_PER_PAIR_MAX.is_power_of_two());
 const _: () = assert!(SLOT_HEADER_BYTES + INLINE_BYTES_MAX == SLOT_BYTES);
 const _: () = assert!(LOAN_BYTES_MAX as u64 <= EXTENT_BYTES_PER_PAIR_MAX);

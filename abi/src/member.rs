@@ -8,7 +8,7 @@ use crate::name::Name;
 use crate::privilege::{Allowed, Kinds, Level};
 
 /// Changes with every change of a layout or a message here.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Words of a datagram.
 pub const WORDS: usize = 16;
 /// A datagram.
@@ -55,16 +55,19 @@ impl SegmentKind {
 pub enum Request {
     /// First on every connection.
     Hello { version: u32, dc: Name },
-    /// Bind the caller; answered by `Bound` with the first segments. Visible to others after `Ready`.
-    Bind { slot: Option<Slot>, name: Name },
+    /// Bind the caller; answered by `Bound` with the first segments. Visible to others after `Ready`. `private`: it has memory
+    /// for each peer apart.
+    Bind { slot: Option<Slot>, name: Name, private: bool },
     /// Bind a process of this node for it; it fetches its memory by `Claim`.
-    BindOther { pid: u32, slot: Option<Slot>, name: Name },
+    BindOther { pid: u32, slot: Option<Slot>, name: Name, private: bool },
     /// Fetch the memory that another process had bound for the caller. The token is the one `BindOther` answered.
     Claim { endpoint: Endpoint, token: [u64; 2] },
     /// All segments received so far are mapped: seal them. Makes a fresh binding visible.
     Ready,
     /// One more segment of the own memory.
     NewSegment { kind: SegmentKind, len_bytes: u64 },
+    /// One more pool segment of a private endpoint, for what it sends to this peer: nobody else may map it.
+    PairSegment { peer: Endpoint, len_bytes: u64 },
     /// The pair with `to`.
     Introduce { to: Endpoint },
     /// The next thing that the daemon has for this binding.
@@ -147,7 +150,8 @@ pub enum Reply {
         slot_first: Slot,
         slot_count: u16,
     },
-    /// Descriptors: segment 0 (sides) and segment 1 (pool), unless the binding is another process's.
+    /// Descriptors: segment 0 (sides) and segment 1 (pool), unless the binding is another process's. Of a private one: as
+    /// many segments of one side each, and then the pool, which nobody else maps.
     /// `token` is for that process's `Claim`.
     Bound {
         endpoint: Endpoint,
@@ -155,6 +159,7 @@ pub enum Reply {
         sides: u32,
         pool_bytes: u64,
         token: [u64; 2],
+        private: bool,
     },
     /// Descriptor: the segment.
     Segment {
@@ -173,6 +178,11 @@ pub enum Reply {
     Rings {
         peer: Endpoint,
         rings: Rings,
+    },
+    /// Of a `Pull`, to a private endpoint: a peer that has ended had this side, and the pair was never told of. It is used
+    /// for nobody any more: let go of it.
+    Spent {
+        segment: u32,
     },
     /// Of a `Poll`. Descriptor: becomes readable when the daemon rings.
     Polled,
@@ -233,10 +243,12 @@ pub enum Refusal {
     Stopping = 15,
     /// The cluster file lets neither of the two call the other.
     NotPermitted = 16,
+    /// The segment is a private endpoint's, for another peer.
+    Private = 17,
 }
 
 impl Refusal {
-    pub const ALL: [Refusal; 16] = [
+    pub const ALL: [Refusal; 17] = [
         Refusal::Version,
         Refusal::NoSuchDc,
         Refusal::NotAllowed,
@@ -253,6 +265,7 @@ impl Refusal {
         Refusal::Fenced,
         Refusal::Stopping,
         Refusal::NotPermitted,
+        Refusal::Private,
     ];
 
     pub fn from_code(code: u64) -> Option<Refusal> {
@@ -290,6 +303,9 @@ impl Refusal {
             Refusal::NotPermitted => {
                 "the cluster file lets neither of the two call the other: see its `[[dc.privileges]]`"
             }
+            Refusal::Private => {
+                "the segment is a private endpoint's, for another peer: what it has for you comes with your pair"
+            }
         }
     }
 }
@@ -319,6 +335,13 @@ fn small(word: u64) -> Option<u32> {
     u32::try_from(word).ok()
 }
 
+fn flag(word: u64) -> Option<bool> {
+    match word {
+        0 | 1 => Some(word == 1),
+        _ => None,
+    }
+}
+
 impl Request {
     pub fn to_words(self) -> Words {
         let mut w = [0; WORDS];
@@ -327,19 +350,24 @@ impl Request {
                 w[..2].copy_from_slice(&[1, version as u64]);
                 w = with_name(w, 2, dc);
             }
-            Request::Bind { slot, name } => {
+            Request::Bind { slot, name, private } => {
                 w[..2].copy_from_slice(&[2, slot_word(slot)]);
                 w = with_name(w, 2, name);
+                w[6] = private as u64;
             }
-            Request::BindOther { pid, slot, name } => {
+            Request::BindOther { pid, slot, name, private } => {
                 w[..3].copy_from_slice(&[3, pid as u64, slot_word(slot)]);
                 w = with_name(w, 3, name);
+                w[7] = private as u64;
             }
             Request::Claim { endpoint, token } => {
                 w[..4].copy_from_slice(&[4, endpoint.to_word(), token[0], token[1]]);
             }
             Request::Ready => w[0] = 5,
             Request::NewSegment { kind, len_bytes } => w[..3].copy_from_slice(&[6, kind as u64, len_bytes]),
+            Request::PairSegment { peer, len_bytes } => {
+                w[..3].copy_from_slice(&[22, peer.to_word(), len_bytes]);
+            }
             Request::Introduce { to } => w[..2].copy_from_slice(&[7, to.to_word()]),
             Request::Pull => w[0] = 8,
             Request::MapSegment { memory, segment } => {
@@ -365,8 +393,11 @@ impl Request {
     pub fn from_words(w: &Words) -> Option<Request> {
         Some(match w[0] {
             1 => Request::Hello { version: small(w[1])?, dc: name_at(w, 2)? },
-            2 => Request::Bind { slot: slot_from(w[1])?, name: name_at(w, 2)? },
-            3 => Request::BindOther { pid: small(w[1])?, slot: slot_from(w[2])?, name: name_at(w, 3)? },
+            2 => Request::Bind { slot: slot_from(w[1])?, name: name_at(w, 2)?, private: flag(w[6])? },
+            3 => {
+                let (pid, slot) = (small(w[1])?, slot_from(w[2])?);
+                Request::BindOther { pid, slot, name: name_at(w, 3)?, private: flag(w[7])? }
+            }
             4 => Request::Claim { endpoint: Endpoint::from_word(w[1])?, token: [w[2], w[3]] },
             5 => Request::Ready,
             6 => Request::NewSegment { kind: SegmentKind::from_word(w[1])?, len_bytes: w[2] },
@@ -382,6 +413,7 @@ impl Request {
             16 => Request::Poll,
             20 => Request::Follow { to: Endpoint::from_word(w[1])? },
             21 => Request::Privileges,
+            22 => Request::PairSegment { peer: Endpoint::from_word(w[1])?, len_bytes: w[2] },
             _ => return None,
         })
     }
@@ -435,9 +467,9 @@ impl Reply {
                     slot_count as u64,
                 ]);
             }
-            Reply::Bound { endpoint, memory, sides, pool_bytes, token } => {
+            Reply::Bound { endpoint, memory, sides, pool_bytes, token, private } => {
                 let (memory, sides) = (memory as u64, sides as u64);
-                w[..7].copy_from_slice(&[
+                w[..8].copy_from_slice(&[
                     4,
                     endpoint.to_word(),
                     memory,
@@ -445,6 +477,7 @@ impl Reply {
                     pool_bytes,
                     token[0],
                     token[1],
+                    private as u64,
                 ]);
             }
             Reply::Segment { index, len_bytes } => w[..3].copy_from_slice(&[5, index as u64, len_bytes]),
@@ -466,6 +499,7 @@ impl Reply {
                 w[..4].copy_from_slice(&[20, level as u64, calls.bits() as u64, slot_word(warn)]);
             }
             Reply::Warned { endpoint } => w[..2].copy_from_slice(&[21, endpoint.to_word()]),
+            Reply::Spent { segment } => w[..2].copy_from_slice(&[22, segment as u64]),
         }
         w
     }
@@ -487,6 +521,7 @@ impl Reply {
                 sides: small(w[3])?,
                 pool_bytes: w[4],
                 token: [w[5], w[6]],
+                private: flag(w[7])?,
             },
             5 => Reply::Segment { index: small(w[1])?, len_bytes: w[2] },
             6 => Reply::Introduced(Introduction::take(w)?),
@@ -503,6 +538,7 @@ impl Reply {
                 warn: slot_from(w[3])?,
             },
             21 => Reply::Warned { endpoint: Endpoint::from_word(w[1])? },
+            22 => Reply::Spent { segment: small(w[1])? },
             _ => return None,
         })
     }
@@ -527,9 +563,10 @@ mod tests {
         let name = Name::new("kv").unwrap();
         let requests = [
             Request::Hello { version: VERSION, dc: name },
-            Request::Bind { slot: None, name: Name::NONE },
-            Request::Bind { slot: Some(Slot(4095)), name },
-            Request::BindOther { pid: 17, slot: Some(Slot(0)), name },
+            Request::Bind { slot: None, name: Name::NONE, private: false },
+            Request::Bind { slot: Some(Slot(4095)), name, private: true },
+            Request::BindOther { pid: 17, slot: Some(Slot(0)), name, private: true },
+            Request::PairSegment { peer: e, len_bytes: 1 << 18 },
             Request::Claim { endpoint: e, token: [1, 2] },
             Request::Ready,
             Request::NewSegment { kind: SegmentKind::Pool, len_bytes: 1 << 22 },
@@ -570,7 +607,7 @@ mod tests {
                 slot_first: Slot(4),
                 slot_count: 5,
             },
-            Reply::Bound { endpoint: e, memory: 7, sides: 8, pool_bytes: 9, token: [3, 4] },
+            Reply::Bound { endpoint: e, memory: 7, sides: 8, pool_bytes: 9, token: [3, 4], private: true },
             Reply::Segment { index: 1, len_bytes: 2 },
             Reply::Introduced(i),
             Reply::Moved(i),
@@ -584,6 +621,7 @@ mod tests {
             Reply::Privileges { level: Level::User, calls: Kinds::SENDREC, warn: Some(Slot(3)) },
             Reply::Privileges { level: Level::Kernel, calls: Kinds::ALL, warn: None },
             Reply::Warned { endpoint: e },
+            Reply::Spent { segment: 6 },
         ];
         for r in replies.into_iter().chain(Refusal::ALL.map(Reply::Refused)) {
             assert_eq!(Reply::from_words(&r.to_words()), Some(r));
@@ -593,5 +631,8 @@ mod tests {
         let mut beyond = Reply::Introduced(i).to_words();
         beyond[9] = 4;
         assert_eq!(Reply::from_words(&beyond), None, "a third descriptor has no meaning");
+        let mut bind = Request::Bind { slot: None, name, private: true }.to_words();
+        bind[6] = 2;
+        assert_eq!(Request::from_words(&bind), None, "private or not");
     }
 }

@@ -33,6 +33,8 @@ pub struct Daemon {
     own: BTreeMap<u32, Arc<Mapping>>,
     sides: u32,
     sides_used: u32,
+    /// Of a private binding: the side segment of each peer.
+    of_peers: Option<BTreeMap<Endpoint, u32>>,
     /// The eventfd of each proxy memory, one descriptor however many pairs lead there.
     rings: BTreeMap<u32, Arc<Ringer>>,
     /// From the first `poll_fd` on.
@@ -58,6 +60,8 @@ pub struct Bound {
     pub token: [u64; 2],
     /// The first pool segment, unless the binding is another process's.
     pub pool: Option<(u32, Arc<Mapping>)>,
+    /// It has memory for each peer apart.
+    pub private: bool,
 }
 
 fn broken(_: PassError) -> Unavailable {
@@ -99,7 +103,7 @@ impl Daemon {
             doorbells: Doorbells::new(OwnWords::mapped(&bells, 0, words).map_err(|_| Unavailable::Broken)?),
         };
         let (own, rings) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Daemon { socket, welcome, own, sides: 0, sides_used: 0, rings, polling: None })
+        Ok(Daemon { socket, welcome, own, sides: 0, sides_used: 0, of_peers: None, rings, polling: None })
     }
 
     pub fn welcome(&self) -> &Welcome {
@@ -107,8 +111,8 @@ impl Daemon {
     }
 
     /// Binds this process.
-    pub fn bind(&mut self, slot: Option<Slot>, name: Name) -> Result<Bound, Unavailable> {
-        self.bound(Request::Bind { slot, name })
+    pub fn bind(&mut self, slot: Option<Slot>, name: Name, private: bool) -> Result<Bound, Unavailable> {
+        self.bound(Request::Bind { slot, name, private })
     }
 
     /// Fetches the binding that another process made for this one.
@@ -118,23 +122,37 @@ impl Daemon {
 
     fn bound(&mut self, request: Request) -> Result<Bound, Unavailable> {
         let (reply, fds) = self.ask(request)?;
-        let Reply::Bound { endpoint, sides, pool_bytes, token, .. } = reply else {
+        let Reply::Bound { endpoint, sides, pool_bytes, token, private, .. } = reply else {
             return Err(Unavailable::Broken);
         };
-        let [sides_fd, pool_fd] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| Unavailable::Broken)?;
-        let sides_map = Mapping::shared(sides_fd.as_fd(), 0, sides as usize * side::BYTES, Access::ReadWrite);
-        self.own.insert(0, sides_map.map_err(no_memory)?);
+        let (side_segments, sides_each) = if private { (sides, 1) } else { (1, sides) };
+        let mut fds = fds.into_iter();
+        for (segment, fd) in (0..side_segments).zip(&mut fds) {
+            let len_bytes = sides_each as usize * side::BYTES;
+            let map = Mapping::shared(fd.as_fd(), 0, len_bytes, Access::ReadWrite).map_err(no_memory)?;
+            self.own.insert(segment, map);
+        }
         self.sides = sides;
+        self.of_peers = private.then(BTreeMap::new);
+        let pool_fd = fds.next().ok_or(Unavailable::Broken)?;
         let pool =
             Mapping::shared(pool_fd.as_fd(), 0, pool_bytes as usize, Access::ReadWrite).map_err(no_memory)?;
         self.ready()?;
-        Ok(Bound { endpoint, token, pool: Some((1, pool)) })
+        Ok(Bound { endpoint, token, pool: Some((side_segments, pool)), private })
     }
 
     /// Binds another process of this node, which claims the binding with the token.
-    pub fn bind_other(&mut self, pid: u32, slot: Option<Slot>, name: Name) -> Result<Bound, Unavailable> {
-        match self.ask(Request::BindOther { pid, slot, name })? {
-            (Reply::Bound { endpoint, token, .. }, _) => Ok(Bound { endpoint, token, pool: None }),
+    pub fn bind_other(
+        &mut self,
+        pid: u32,
+        slot: Option<Slot>,
+        name: Name,
+        private: bool,
+    ) -> Result<Bound, Unavailable> {
+        match self.ask(Request::BindOther { pid, slot, name, private })? {
+            (Reply::Bound { endpoint, token, private, .. }, _) => {
+                Ok(Bound { endpoint, token, pool: None, private })
+            }
             _ => Err(Unavailable::Broken),
         }
     }
@@ -156,8 +174,20 @@ impl Daemon {
         kind: SegmentKind,
         len_bytes: u64,
     ) -> Result<(u32, Arc<Mapping>), Unavailable> {
-        let (Reply::Segment { index, len_bytes }, fds) = self.ask(Request::NewSegment { kind, len_bytes })?
-        else {
+        self.add_segment(Request::NewSegment { kind, len_bytes })
+    }
+
+    /// One more pool segment of a private binding, which this peer alone may map.
+    pub fn pair_segment(
+        &mut self,
+        peer: Endpoint,
+        len_bytes: u64,
+    ) -> Result<(u32, Arc<Mapping>), Unavailable> {
+        self.add_segment(Request::PairSegment { peer, len_bytes })
+    }
+
+    fn add_segment(&mut self, request: Request) -> Result<(u32, Arc<Mapping>), Unavailable> {
+        let (Reply::Segment { index, len_bytes }, fds) = self.ask(request)? else {
             return Err(Unavailable::Broken);
         };
         let fd = fds.first().ok_or(Unavailable::Broken)?;
@@ -167,18 +197,31 @@ impl Daemon {
     }
 
     fn add_sides(&mut self) -> Result<(), Unavailable> {
-        let len_bytes = SIDES_MORE as u64 * side::BYTES as u64;
-        let (index, map) = self.new_segment(SegmentKind::Sides, len_bytes)?;
+        let more = if self.of_peers.is_some() { 1 } else { SIDES_MORE };
+        let (index, map) = self.new_segment(SegmentKind::Sides, more as u64 * side::BYTES as u64)?;
         self.own.insert(index, map);
-        self.sides += SIDES_MORE;
+        self.sides += more;
+        Ok(())
+    }
+
+    /// Has sides for the next peers. A private binding has a segment for each and may come to the limit of them, or of
+    /// the daemon's descriptors: whoever comes then finds it not ready.
+    fn spare_sides(&mut self) -> Result<(), Unavailable> {
+        while self.sides_used + SIDES_SPARE_MIN > self.sides {
+            match self.add_sides() {
+                Err(Unavailable::Refused(_)) if self.of_peers.is_some() => break,
+                added => added?,
+            }
+        }
         Ok(())
     }
 
     /// The pair with `to`. `Ok(None)`: the other side is not ready, ask again. `follow`: for a call of ours that was
     /// passed on to it.
     pub fn introduce(&mut self, to: Endpoint, follow: bool) -> Result<Option<Introduced>, Unavailable> {
-        if self.sides_used + SIDES_SPARE_MIN > self.sides {
-            self.add_sides()?;
+        self.spare_sides()?;
+        if self.sides_used >= self.sides {
+            return Err(Unavailable::Refused(Refusal::LimitReached));
         }
         let request = if follow { Request::Follow { to } } else { Request::Introduce { to } };
         match self.ask(request) {
@@ -195,6 +238,9 @@ impl Daemon {
         let own = OwnSide::new(own.map_err(|_| Unavailable::Broken)?);
         let (side, ring) = self.far(&i, fds)?;
         self.sides_used += 1;
+        if let Some(of_peers) = &mut self.of_peers {
+            of_peers.insert(i.peer, i.own_segment);
+        }
         let doorbell = i.doorbell as usize;
         let Introduction { peer, memory, proxied, allowed, .. } = i;
         Ok(Introduced { peer, own, side, memory, doorbell, proxied, allowed, ring })
@@ -286,6 +332,13 @@ impl Daemon {
         self.done(Request::DropSegment { segment })
     }
 
+    /// A side segment of a private binding was one peer's, and is nobody's any more.
+    fn let_go(&mut self, segment: u32) {
+        if self.own.remove(&segment).is_some() {
+            self.sides = self.sides.saturating_sub(1);
+        }
+    }
+
     pub fn unbind(&mut self) -> Result<(), Unavailable> {
         self.done(Request::Unbind)
     }
@@ -355,6 +408,9 @@ impl Host for Daemon {
 
     fn recycled(&mut self, peer: Endpoint) {
         self.sides_used = self.sides_used.saturating_sub(1);
+        if let Some(segment) = self.of_peers.as_mut().and_then(|of| of.remove(&peer)) {
+            self.let_go(segment);
+        }
         if let Some(polling) = &mut self.polling {
             polling.forget(peer);
         }
@@ -363,7 +419,13 @@ impl Host for Daemon {
     }
 
     fn pull(&mut self) -> Result<Option<Pulled>, Unavailable> {
-        let pulled = match self.ask(Request::Pull)? {
+        let answer = loop {
+            match self.ask(Request::Pull)? {
+                (Reply::Spent { segment }, _) => self.let_go(segment),
+                answer => break answer,
+            }
+        };
+        let pulled = match answer {
             (Reply::Introduced(i), fds) => Some(Pulled::Introduced(self.introduced(i, fds)?)),
             (Reply::Moved(i), fds) => {
                 let (side, ring) = self.far(&i, fds)?;
@@ -379,9 +441,7 @@ impl Host for Daemon {
             (Reply::Nothing, _) => None,
             _ => return Err(Unavailable::Broken),
         };
-        if self.sides_used + SIDES_SPARE_MIN > self.sides {
-            self.add_sides()?;
-        }
+        self.spare_sides()?;
         Ok(pulled)
     }
 }

@@ -374,6 +374,9 @@ pub struct SeatArgs {
     /// Under this name, by which others look it up
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// With memory for each peer apart: no peer can read what is meant for another
+    #[arg(long)]
+    pub private: bool,
 }
 
 #[derive(Args, Debug)]

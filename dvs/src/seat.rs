@@ -57,7 +57,7 @@ impl Seat {
             ));
         }
         let socket = place.files(node).member_socket();
-        let mut options = BindOptions::new(&socket, &asked.dc);
+        let mut options = BindOptions::new(&socket, &asked.dc).private(asked.private);
         if let Some(slot) = asked.slot {
             options = options.slot(Slot(slot));
         }

@@ -124,7 +124,7 @@ fn ps_text(answer: &PsAnswer, output: &Output) -> String {
             e.slot.to_string(),
             or_dash(Some(e.name.clone()).filter(|n| !n.is_empty())),
             e.node.to_string(),
-            e.state.clone(),
+            if e.private { format!("{}, private", e.state) } else { e.state.clone() },
             or_dash(e.pid.map(|v| v.to_string())),
             or_dash(e.uid.map(|v| v.to_string())),
             or_dash(e.pairs.map(|v| v.to_string())),

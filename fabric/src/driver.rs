@@ -257,8 +257,8 @@ impl Driver {
                 Output::WantSegment { memory, segment } => {
                     self.tell(FromProxy::WantSegment { memory, segment }, &[]);
                 }
-                Output::NewPoolSegment { dc, len_bytes } => {
-                    self.tell(FromProxy::NewSegment { dc, kind: SegmentKind::Pool, len_bytes }, &[]);
+                Output::NewPoolSegment { memory, len_bytes } => {
+                    self.tell(FromProxy::NewSegment { memory, kind: SegmentKind::Pool, len_bytes }, &[]);
                 }
                 Output::Directory { node, incarnation, bytes } => {
                     self.tell(FromProxy::Directory { node, incarnation }, &bytes);
@@ -312,10 +312,12 @@ impl Driver {
                 let (_table, page, ring) = (fd()?, fd()?, fd()?);
                 self.add_dc(dc, doorbell as usize, memory, &page, ring)?;
             }
-            ToProxy::Segment { dc, index, kind, len_bytes } => {
+            ToProxy::Memory { memory, .. } => self.courier.add_memory(memory),
+            ToProxy::ForgetMemory { memory } => self.courier.forget_memory(memory, &mut *self.fabric),
+            ToProxy::Segment { memory, index, kind, len_bytes } => {
                 let map = Mapping::shared(fd()?.as_fd(), 0, len_bytes as usize, Access::ReadWrite)?;
-                self.courier.add_segment(dc, index, kind, map, &mut *self.fabric);
-                self.tell(FromProxy::Mapped { dc, index }, &[]);
+                self.courier.add_segment(memory, index, kind, map, &mut *self.fabric);
+                self.tell(FromProxy::Mapped { memory, index }, &[]);
             }
             ToProxy::Attach { attach } => {
                 let segment = fd()?;

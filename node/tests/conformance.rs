@@ -11,6 +11,7 @@ mod conformance {
     mod misuse;
     mod payload;
     mod polls;
+    mod private;
     mod privileges;
     mod relay;
     mod service;

@@ -15,6 +15,7 @@ mod process {
     mod memory;
     mod operator;
     mod pressure;
+    mod private;
     mod program;
     mod proxies;
     pub mod roles;

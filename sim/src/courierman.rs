@@ -74,10 +74,12 @@ impl Courierman {
                 self.courier.add_dc(dc, memory, self.doorbells.clone());
                 self.bells.push((dc, doorbell as usize));
             }
-            ToProxy::Segment { dc, index, kind, .. } => {
+            ToProxy::Memory { memory, .. } => self.courier.add_memory(memory),
+            ToProxy::ForgetMemory { memory } => self.courier.forget_memory(memory, fabric),
+            ToProxy::Segment { memory, index, kind, .. } => {
                 let map = map.ok_or("a segment without memory")?;
-                self.courier.add_segment(dc, index, kind, map, fabric);
-                self.said.push((FromProxy::Mapped { dc, index }, Vec::new()));
+                self.courier.add_segment(memory, index, kind, map, fabric);
+                self.said.push((FromProxy::Mapped { memory, index }, Vec::new()));
             }
             ToProxy::Attach { attach } => {
                 let map = map.ok_or("a side without memory")?;
@@ -160,8 +162,8 @@ impl Courierman {
             let message = match output {
                 Output::RemoteOpen { local, remote, node } => FromProxy::RemoteOpen { local, remote, node },
                 Output::WantSegment { memory, segment } => FromProxy::WantSegment { memory, segment },
-                Output::NewPoolSegment { dc, len_bytes } => {
-                    FromProxy::NewSegment { dc, kind: SegmentKind::Pool, len_bytes }
+                Output::NewPoolSegment { memory, len_bytes } => {
+                    FromProxy::NewSegment { memory, kind: SegmentKind::Pool, len_bytes }
                 }
                 Output::Directory { node, incarnation, bytes: text } => {
                     bytes = text;

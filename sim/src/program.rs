@@ -257,7 +257,7 @@ impl Program {
         let dc = Name::new("main").ok()?;
         let mut ask = |request| scene.site.ask(now, conn, request).ok();
         let Some(Reply::Welcome { .. }) = ask(Request::Hello { version: VERSION, dc }) else { return None };
-        let bind = Request::Bind { slot: Some(self.slot), name: Name::NONE };
+        let bind = Request::Bind { slot: Some(self.slot), name: Name::NONE, private: false };
         let Some(Reply::Bound { endpoint, memory, sides, .. }) = ask(bind) else { return None };
         let Some(Reply::Done) = ask(Request::Ready) else { return None };
         let mut pool = Pool::new(abi::limits::POOL_BYTES_MAX);

@@ -35,6 +35,7 @@ impl Binding {
             Err(NoPeer::WouldBlock) => return Err(SendError::WouldBlock),
             Err(NoPeer::Unavailable(why)) => return Err(SendError::Unavailable(why)),
         };
+        self.stage(index, &mut message).map_err(SendError::Unavailable)?;
         let sent = self.core.start_send(index, &mut message, self.may_end_early(timeout))?;
         let waited = self.wait_on(Some(index), deadline, |core, _, look| {
             core.poll_sent(sent).or_else(|| if look == Look::Quick { None } else { core.poll_sent_end(sent) })
@@ -78,7 +79,10 @@ impl Binding {
     pub fn post(&mut self, to: Endpoint, message: Message) -> Result<(), PostError> {
         match self.peer(to, deadline_of(Timeout::Forever), Timeout::Forever) {
             Ok(index) => {
-                let posted = self.core.post(index, message);
+                let posted = match self.must_stage(&message) {
+                    false => self.core.post(index, message),
+                    true => self.post_staged(index, message),
+                };
                 self.settle_rings();
                 posted
             }
@@ -229,6 +233,7 @@ impl Binding {
             Err(NoPeer::WouldBlock) => return Err(SendrecError::WouldBlock),
             Err(NoPeer::Unavailable(why)) => return Err(SendrecError::Unavailable(why)),
         };
+        self.stage(index, &mut message).map_err(SendrecError::Unavailable)?;
         let mut call = self.core.start_call(index, &mut message, self.may_end_early(timeout))?;
         loop {
             let waited = self.wait_on(Some(call.peer()), deadline, |core, daemon, look| {
@@ -330,7 +335,10 @@ impl Binding {
 
     /// Answers a request that was received, once. Never blocks; `Ok` when it is published.
     pub fn reply(&mut self, request: &Delivery, message: Message) -> Result<(), ReplyError> {
-        let replied = self.core.reply(request, message);
+        let replied = match self.must_stage(&message) {
+            false => self.core.reply(request, message),
+            true => self.reply_staged(request, message),
+        };
         self.settle_rings();
         replied
     }
@@ -350,7 +358,7 @@ impl Binding {
         };
         let mut message = request.to_message();
         if let Some(view) = request.view() {
-            let mut loan = self.loan(view.len()).map_err(RelayError::Loan)?;
+            let mut loan = self.pair_loan(index, view.len() as u32).map_err(RelayError::Loan)?;
             view.copy_to(&mut loan);
             message = message.with(loan);
         }

@@ -7,6 +7,7 @@ mod calls;
 pub(crate) mod copy;
 mod grants;
 mod polls;
+mod private;
 mod steps;
 
 use std::collections::BTreeSet;
@@ -70,6 +71,7 @@ pub struct BindOptions {
     name: Option<String>,
     wait: Wait,
     interruptible: bool,
+    private: bool,
 }
 
 /// What is known here of an endpoint.
@@ -106,6 +108,7 @@ impl BindOptions {
             name: None,
             wait: Wait::of_this_machine(),
             interruptible: false,
+            private: false,
         }
     }
 
@@ -137,6 +140,17 @@ impl BindOptions {
         self.interruptible = interruptible;
         self
     }
+
+    /// With memory for each peer apart: what this endpoint publishes for one peer, no other may map, and when the pair ends
+    /// its memory goes. Otherwise whoever is introduced to it can read along. What others send to it stands in *their* memory.
+    ///
+    /// Cost: a segment and a descriptor of the daemon for each peer, another for loans, and at most about 1,000 peers
+    /// (`limits::SEGMENTS_MAX`). A loan is copied once more when it is sent, unless it was got by [`Binding::loan_for`].
+    #[must_use]
+    pub fn private(mut self, private: bool) -> BindOptions {
+        self.private = private;
+        self
+    }
 }
 
 /// A bound endpoint. Dropped, it is unbound.
@@ -162,7 +176,7 @@ impl Binding {
         let dc = name_of(&options.dc)?;
         let name = options.name.as_deref().map_or(Ok(Name::NONE), name_of)?;
         let mut daemon = Daemon::connect(&options.socket, dc).map_err(BindError::Unavailable)?;
-        let bound = daemon.bind(options.slot, name).map_err(BindError::Unavailable)?;
+        let bound = daemon.bind(options.slot, name, options.private).map_err(BindError::Unavailable)?;
         Binding::of(daemon, bound, options.wait, options.interruptible)
     }
 
@@ -187,7 +201,10 @@ impl Binding {
             pool.add_segment(index, map);
         }
         let Welcome { doorbells, table, .. } = daemon.welcome().clone();
-        let core = Core::new(bound.endpoint, doorbells, table, pool);
+        let mut core = Core::new(bound.endpoint, doorbells, table, pool);
+        if bound.private {
+            core.set_private();
+        }
         let doorbell = doorbell::of_slot(bound.endpoint.slot);
         Ok(Binding {
             core,
@@ -208,7 +225,8 @@ impl Binding {
         let dc = name_of(&options.dc)?;
         let name = options.name.as_deref().map_or(Ok(Name::NONE), name_of)?;
         let mut daemon = Daemon::connect(&options.socket, dc).map_err(BindError::Unavailable)?;
-        let bound = daemon.bind_other(pid, options.slot, name).map_err(BindError::Unavailable)?;
+        let bound = daemon.bind_other(pid, options.slot, name, options.private);
+        let bound = bound.map_err(BindError::Unavailable)?;
         Ok((bound.endpoint, bound.token))
     }
 
@@ -331,9 +349,7 @@ impl Binding {
 
     /// Checks that the pool is whole: free and out make the total. Takes home what came back first.
     pub fn audit(&mut self) -> Result<Tally, Unsound> {
-        self.core.bring_home_from_all();
-        self.core.pool().settle();
-        self.core.pool().audit()
+        self.core.audit()
     }
 
     /// The pair with an endpoint, introduced first if need be.

@@ -85,6 +85,7 @@ impl Binding {
             Err(NoPeer::WouldBlock) => return Err(SendError::WouldBlock),
             Err(NoPeer::Unavailable(why)) => return Err(SendError::Unavailable(why)),
         };
+        self.stage(index, message).map_err(SendError::Unavailable)?;
         let sent = self.core.start_send(index, message, true)?;
         self.settle_rings();
         let hold = self.core.hold(index).ok_or(SendError::DeadDestination)?;
@@ -139,6 +140,7 @@ impl Binding {
             Err(NoPeer::WouldBlock) => return Err(SendrecError::WouldBlock),
             Err(NoPeer::Unavailable(why)) => return Err(SendrecError::Unavailable(why)),
         };
+        self.stage(index, message).map_err(SendrecError::Unavailable)?;
         let call = self.core.open_call(index, message)?;
         self.settle_rings();
         let hold = self.core.hold(index).ok_or(SendrecError::DeadDestination)?;

@@ -288,7 +288,7 @@ impl Core {
         }
         if let Some(loan) = &message.loan {
             let len_bytes = loan.len() as u64;
-            if self.may_lend(index, len_bytes) != Ok(true) {
+            if self.may_lend(index, len_bytes) != Ok(true) || !self.is_lendable(index, loan) {
                 return Err(ReplyError::Full);
             }
         }

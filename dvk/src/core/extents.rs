@@ -67,6 +67,18 @@ impl Core {
             && (peer.out.bytes + len_bytes <= EXTENT_BYTES_PER_PAIR_MAX || peer.out.extents == 0))
     }
 
+    /// Whether one more extent of this length may be out with the peer. If that cannot be told, whoever lends hears why.
+    pub fn has_lending_room(&mut self, index: PeerIndex, len_bytes: u64) -> bool {
+        self.may_lend(index, len_bytes) == Ok(true)
+    }
+
+    /// Takes home what one peer no longer needs.
+    pub fn bring_home_from(&mut self, index: PeerIndex) {
+        if let Err(corrupt) = self.bring_home(index) {
+            self.condemn(index, corrupt);
+        }
+    }
+
     /// Gives a loan to the peer: enters it in the books and puts its descriptor into the slot.
     pub(super) fn lend(&mut self, index: PeerIndex, loan: Loan, by: By, message: &mut SlotCopy) -> u32 {
         let extent = loan.into_extent();
@@ -91,7 +103,10 @@ impl Core {
             peer.out.bytes -= entry.extent.len_bytes as u64;
         }
         // The books say that it was allocated: `Out` holds each extent once.
-        self.pool.free(entry.extent).is_ok()
+        match self.pair_pool(index) {
+            None => self.pool.free(entry.extent).is_ok(),
+            Some(pool) => pool.free(entry.extent).is_ok(),
+        }
     }
 
     /// Takes home everything that is out with a peer that ended.
@@ -140,10 +155,7 @@ impl Core {
     /// Takes home what any peer no longer needs. Cost: a look at every pair; for when the pool is empty.
     pub fn bring_home_from_all(&mut self) {
         for index in 0..self.peers.len() as u32 {
-            let index = PeerIndex(index);
-            if let Err(corrupt) = self.bring_home(index) {
-                self.condemn(index, corrupt);
-            }
+            self.bring_home_from(PeerIndex(index));
         }
     }
 
@@ -202,6 +214,13 @@ impl Core {
         let range = claim.check(map.len_bytes() as u64)?;
         let home = Home { path, token: claim.token, memory, given: Cell::new(false) };
         Ok(Some(View::new(map.clone(), range, home)))
+    }
+
+    /// No pair leads to a memory any more: what was mapped of it goes, once no view shows it.
+    pub(super) fn unmap_unused(&mut self, memory: u32) {
+        if !self.peers.iter().flatten().any(|peer| peer.memory == memory) {
+            self.segments.retain(|&(of, _), _| of != memory);
+        }
     }
 
     /// Gives back the extent of a slot that is not handed out.

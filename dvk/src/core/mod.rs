@@ -2,12 +2,13 @@
 //! needs of the world it asks its [`Host`], so that a driver and the simulator run the same code.
 //!
 //! Calls are split into a start and a poll: `start_send` publishes, `poll_sent` says whether it is taken. The driver
-//! waits in between. Neighbours: `send`, `call`, `relay`, `receive`, `raised`, `extents`, `grants` (the calls), `peer` (a pair), `shm` (the words).
+//! waits in between. Neighbours: `send`, `call`, `relay`, `receive`, `raised`, `extents`, `private`, `grants` (the calls), `peer` (a pair), `shm` (the words).
 
 mod call;
 mod extents;
 mod grants;
 mod pending;
+mod private;
 mod raised;
 mod receive;
 mod relay;
@@ -136,6 +137,8 @@ pub struct Core {
     /// The one that all peers were told of last: see `side::GAVE_UP`.
     calls_told: u64,
     pool: Pool,
+    /// Of a private binding: the pool of each pair.
+    private: private::Pools,
     out: extents::Out,
     relays: relay::Relays,
     /// By slot, who has ended of whose end we are to be told. The last one of each slot.
@@ -179,6 +182,7 @@ impl Core {
             calls_told: 0,
             open_calls: BTreeSet::new(),
             pool,
+            private: private::Pools::default(),
             out: extents::Out::default(),
             relays: relay::Relays::default(),
             warned: BTreeMap::new(),
@@ -349,11 +353,12 @@ impl Core {
         let Some(peer) = self.peer_mut(index) else { return };
         peer.writer.leave(&peer.side);
         peer.side = far.side.clone();
-        peer.memory = memory;
+        let left = std::mem::replace(&mut peer.memory, memory);
         peer.stalled = false;
         *peer.path.far.borrow_mut() = far;
         peer.path.knock();
         self.pending.set(index);
+        self.unmap_unused(left);
     }
 
     /// Makes a receiver that spins scan this lane by itself, so that its sender need not ring.
@@ -463,6 +468,7 @@ impl Core {
         let Some(peer) = self.peers[index.0 as usize].take() else { return };
         peer.path.close();
         self.take_home_all(index);
+        self.drop_pair_pool(index);
         if let Some(of_slot) = self.by_slot.get_mut(&peer.endpoint.slot.0) {
             of_slot.retain(|&i| i != index);
             if of_slot.is_empty() {
@@ -473,7 +479,7 @@ impl Core {
         self.attended.retain(|&i| i != index);
         self.pending.clear(index);
         self.overstepped.take_if(|(who, _)| *who == index);
-        self.segments.retain(|&(memory, _), _| memory != peer.memory || peer.proxied);
+        self.unmap_unused(peer.memory);
         self.granted_maps.retain(|((memory, _), _)| *memory != peer.memory);
         self.free.push(index.0);
         peer.path.own.clear();

@@ -122,7 +122,7 @@ impl Core {
     /// Both slots, or neither: what is told of a request and the request itself.
     fn has_room_to_relay(&mut self, to: PeerIndex, message: &Message) -> Result<(), RelayError> {
         let lendable = match &message.loan {
-            Some(loan) => self.may_lend(to, loan.len() as u64),
+            Some(loan) => self.may_lend(to, loan.len() as u64).map(|may| may && self.is_lendable(to, loan)),
             None => Ok(true),
         };
         let Some(peer) = self.peer_mut(to) else { return Err(RelayError::DeadDestination) };

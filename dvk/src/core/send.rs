@@ -90,8 +90,9 @@ impl Core {
         if let Some(loan) = &message.loan {
             let len_bytes = loan.len() as u64;
             match self.may_lend(index, len_bytes) {
-                Ok(true) => {}
-                Ok(false) => return Err(NotPublished::Full),
+                // A private binding lends what was put where the peer alone may read.
+                Ok(true) if self.is_lendable(index, loan) => {}
+                Ok(_) => return Err(NotPublished::Full),
                 Err(corrupt) => return Err(NotPublished::Corrupt(self.condemn(index, corrupt))),
             }
         }

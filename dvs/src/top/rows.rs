@@ -217,7 +217,7 @@ fn endpoints(node: &Watched, _: &Status) -> Vec<Row> {
             if e.name.is_empty() { Cell::Nothing } else { Cell::text(&e.name) },
             Cell::text(&e.dc_name),
             Cell::text(&node.name),
-            Cell::text(&e.state),
+            if e.private { Cell::Text(format!("{}, private", e.state)) } else { Cell::text(&e.state) },
             e.pid.map_or(Cell::Nothing, Cell::number),
             e.pairs.map_or(Cell::Nothing, |pairs| Cell::number(pairs as u64)),
             Cell::shown(e.segment_bytes, bytes),

@@ -62,6 +62,7 @@ fn endpoint(slot: u16, name: &str, node: u16) -> EndpointView {
         node,
         name: name.into(),
         state: "bound".into(),
+        private: false,
         pid: Some(100 + u32::from(slot)),
         uid: Some(1000),
         pairs: Some(1),

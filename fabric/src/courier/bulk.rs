@@ -10,7 +10,7 @@ use abi::record::{Kind, Record};
 use abi::slot::SlotCopy;
 use abi::{Claim, DcId, NodeId};
 use shm::lane::look_again;
-use shm::pool::{Extent, Tally, Unsound};
+use shm::pool::Extent;
 use shm::reply;
 
 use super::fair::{self, Pull};
@@ -28,7 +28,15 @@ pub(super) struct Waiting {
     len_bytes: u32,
     /// Our token of the extent it comes into, and the extent: it outlives the pair until the fabric is done with it.
     coming: Option<u32>,
-    into: Option<(DcId, Extent)>,
+    into: Option<Into>,
+}
+
+/// An extent of ours, by the DC that it is counted for and the memory that it lies in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Into {
+    dc: DcId,
+    store: u32,
+    extent: Extent,
 }
 
 impl Waiting {
@@ -133,7 +141,7 @@ impl Courier {
             self.waiting[at].coming = Some(token);
             self.waiting[at].into = self.pair(waiting.pair).and_then(|pair| {
                 let lent = pair.lent.get(token as usize).copied().flatten()?;
-                Some((pair.local.dc, lent.extent))
+                Some(Into { dc: pair.local.dc, store: pair.store, extent: lent.extent })
             });
             self.set_extent(waiting.pair, waiting.what, Wanted::Coming(token));
             fabric.accept(waiting.node, waiting.token, piece);
@@ -164,22 +172,23 @@ impl Courier {
         if pair.lent.iter().flatten().count() as u64 >= EXTENTS_PER_PAIR_MAX {
             return None;
         }
-        let (dc_id, slot) = (pair.local.dc, pair.local.slot.0);
+        let (dc_id, slot, memory) = (pair.local.dc, pair.local.slot.0, pair.store);
         let dc = self.dcs.get_mut(&dc_id)?;
+        let store = self.stores.get_mut(&memory)?;
         let held = dc.held.get(&slot).copied().unwrap_or(0);
         // One extent larger than the share is let through alone.
         if held > 0 && held + len_bytes as u64 > PROXY_RECEIVER_BYTES_MAX {
             return None;
         }
-        let Some(extent) = dc.pool.alloc(len_bytes) else {
+        let Some(extent) = store.pool.alloc(len_bytes) else {
             let more = (len_bytes as u64).next_power_of_two().max(POOL_SEGMENT_BYTES_MIN);
-            if !dc.asked && dc.pool.total_bytes() + more <= PROXY_POOL_BYTES_MAX {
-                dc.asked = true;
-                self.outputs.push(Output::NewPoolSegment { dc: dc_id, len_bytes: more });
+            if !store.asked && store.pool.total_bytes() + more <= PROXY_POOL_BYTES_MAX {
+                store.asked = true;
+                self.outputs.push(Output::NewPoolSegment { memory, len_bytes: more });
             }
             return None;
         };
-        let region = *dc.regions.get(&extent.segment)?;
+        let region = *store.regions.get(&extent.segment)?;
         *dc.held.entry(slot).or_default() += len_bytes as u64;
         let pair = self.pair_mut(index)?;
         let token = match pair.lent.iter().position(Option::is_none) {
@@ -218,7 +227,7 @@ impl Courier {
     /// The pool that they are coming into goes away: the fabric keeps the memory until it is done, nobody keeps account.
     pub(super) fn forget_extents_of(&mut self, dc: DcId) {
         for waiting in &mut self.waiting {
-            waiting.into = waiting.into.filter(|(of, _)| *of != dc);
+            waiting.into = waiting.into.filter(|into| into.dc != dc);
         }
     }
 
@@ -248,15 +257,15 @@ impl Courier {
         let Some(at) = self.waiting.iter().position(|w| w.node == node && w.token == token) else { return };
         let Some(waiting) = self.waiting.remove(at) else { return };
         let Some(ours) = waiting.coming else { return };
-        if let Some((dc, _)) = waiting.into {
+        if let Some(Into { dc, .. }) = waiting.into {
             self.count_coming(dc, &waiting, -(waiting.len_bytes as i64));
             self.room_came = true;
         }
         let index = waiting.pair;
         if index == NO_PAIR {
-            if let Some((dc, extent)) = waiting.into
-                && let Some(dc) = self.dcs.get_mut(&dc)
-                && dc.pool.free(extent).is_err()
+            if let Some(Into { store, extent, .. }) = waiting.into
+                && let Some(store) = self.stores.get_mut(&store)
+                && store.pool.free(extent).is_err()
             {
                 self.totals.corrupt += 1;
             }
@@ -342,12 +351,12 @@ impl Courier {
         loop {
             let Some(pair) = self.pair_mut(index) else { return };
             let side = pair.side.clone();
-            let dc = pair.local.dc;
+            let store = pair.store;
             match pair.returns.next(&side) {
                 Ok(None) => return,
                 Ok(Some((token, memory))) => {
                     // What belonged to a predecessor's memory is not ours to take back.
-                    if self.dcs.get(&dc).is_some_and(|dc| dc.memory == memory) {
+                    if store == memory {
                         self.take_home(index, token);
                     }
                 }
@@ -365,27 +374,15 @@ impl Courier {
     pub(super) fn take_home(&mut self, index: PairIndex, token: u32) {
         let Some(pair) = self.pair_mut(index) else { return };
         let Some(Lent { extent }) = pair.lent.get_mut(token as usize).and_then(Option::take) else { return };
-        let (dc, slot) = (pair.local.dc, pair.local.slot.0);
+        let (dc, slot, store) = (pair.local.dc, pair.local.slot.0, pair.store);
         let Some(dc) = self.dcs.get_mut(&dc) else { return };
         if let Some(held) = dc.held.get_mut(&slot) {
             *held = held.saturating_sub(extent.len_bytes as u64);
         }
-        if dc.pool.free(extent).is_err() {
+        if self.stores.get_mut(&store).is_none_or(|store| store.pool.free(extent).is_err()) {
             self.totals.corrupt += 1;
         }
         self.room_came = true;
-    }
-
-    /// Checks that the pools are whole and counts what is out. For tests and the simulator.
-    pub fn audit(&self) -> Result<Tally, Unsound> {
-        let mut sum = Tally::default();
-        for dc in self.dcs.values() {
-            let tally = dc.pool.audit()?;
-            sum.total_bytes += tally.total_bytes;
-            sum.free_bytes += tally.free_bytes;
-            sum.loans += tally.loans;
-        }
-        Ok(sum)
     }
 
     /// Takes home everything that is out with a local endpoint that ended.
@@ -393,11 +390,10 @@ impl Courier {
         let count = self.pair(index).map_or(0, |pair| pair.lent.len());
         for token in 0..count as u32 {
             let extent = self.pair(index).and_then(|p| p.lent.get(token as usize).copied().flatten());
-            let extent = extent.map(|lent| lent.extent);
-            if extent.is_none() {
-                continue;
-            }
-            let coming = self.waiting.iter().any(|w| w.into.map(|(_, e)| e) == extent);
+            let Some(Lent { extent }) = extent else { continue };
+            let store = self.pair(index).map(|pair| pair.store);
+            let is_it = |into: Into| Some(into.store) == store && into.extent == extent;
+            let coming = self.waiting.iter().any(|w| w.into.is_some_and(is_it));
             if !coming {
                 self.take_home(index, token);
             }

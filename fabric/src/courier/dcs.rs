@@ -5,20 +5,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use abi::DcId;
-use abi::limits::PROXY_POOL_BYTES_MAX;
 use shm::doorbell::Doorbells;
-use shm::pool::Pool;
 
 use super::{Courier, Dc};
 use crate::Fabric;
 
 impl Courier {
-    /// Serves a DC from now on.
+    /// Serves a DC from now on, with this memory.
     pub fn add_dc(&mut self, dc: DcId, memory: u32, doorbells: Doorbells) {
-        let pool = Pool::new(PROXY_POOL_BYTES_MAX);
-        let (regions, own, held) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let coming = BTreeMap::new();
-        self.dcs.insert(dc, Dc { memory, doorbells, pool, regions, own, asked: false, held, coming });
+        self.dcs.insert(dc, Dc { memory, doorbells, held: BTreeMap::new(), coming: BTreeMap::new() });
+        self.add_memory(memory);
     }
 
     /// Serves a DC no more: its pairs, with their bells and copies, are forgotten, and its memory is let go of.
@@ -35,9 +31,7 @@ impl Courier {
         self.forget_extents_of(dc);
         self.forget_unpaired(fabric);
         if let Some(gone) = self.dcs.remove(&dc) {
-            for region in gone.regions.into_values() {
-                fabric.detach(region);
-            }
+            self.forget_memory(gone.memory, fabric);
         }
     }
 
@@ -76,6 +70,7 @@ impl Courier {
         let jobs = &self.jobs;
         let places = [
             ("dcs", self.dcs.contains_key(&dc)),
+            ("stores", !self.stores.is_empty()),
             ("pairs", self.pairs.iter().flatten().any(|pair| pair.local.dc == dc)),
             ("by_ends", self.by_ends.keys().any(|(local, _)| local.dc == dc)),
             ("by_slot", self.by_slot.keys().any(|(of, _)| *of == dc)),

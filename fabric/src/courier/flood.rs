@@ -205,8 +205,8 @@ impl End {
         for (dc, count) in [(FLOOD, PAIRS), (QUIET, 1)] {
             courier.add_dc(dc, dc.0 as u32, Doorbells::heap());
             let sides = Mapping::heap(count * side::BYTES);
-            courier.add_segment(dc, 0, SegmentKind::Sides, sides.clone(), &mut fabric);
-            courier.add_segment(dc, 1, SegmentKind::Pool, Mapping::heap(POOL_BYTES), &mut fabric);
+            courier.add_segment(dc.0 as u32, 0, SegmentKind::Sides, sides.clone(), &mut fabric);
+            courier.add_segment(dc.0 as u32, 1, SegmentKind::Pool, Mapping::heap(POOL_BYTES), &mut fabric);
             for at in 0..count as u16 {
                 let endpoint = |n: u16| Endpoint::new(dc, Slot(100 * n + at), Generation(1));
                 let (local, remote) = (endpoint(n), endpoint(1 - n));
@@ -215,6 +215,7 @@ impl End {
                     local,
                     remote,
                     node: NodeId(2 - n),
+                    own_memory: dc.0 as u32,
                     own_segment: 0,
                     own_side: at as u32,
                     memory: 100 * dc.0 as u32 + at as u32,

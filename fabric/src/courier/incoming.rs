@@ -194,12 +194,6 @@ impl Courier {
         Ok(())
     }
 
-    /// A segment of our pool in the DC of a pair.
-    fn pool_segment(&self, index: PairIndex) -> u32 {
-        let dc = self.pair(index).and_then(|pair| self.dcs.get(&pair.local.dc));
-        dc.and_then(|dc| dc.regions.keys().next().copied()).unwrap_or(0)
-    }
-
     /// Publishes held slots from the front on, as far as they are whole; then the end, if that was all.
     pub(super) fn publish_ready(&mut self, index: PairIndex) {
         let Some(pair) = self.pair_mut(index) else { return };

@@ -6,8 +6,8 @@
 //! endpoints' own memories, both ends say everything again, and what is already there is dropped by its sequence.
 //!
 //! Pure: told the time, given the fabric; what it wants of the daemon it puts into [`Output`]. Neighbours: `outgoing`
-//! (local to wire), `incoming` (wire to local), `links` (sessions), `bulk` (extents), `copies`, `fair` (turns), `dcs`, `driver`
-//! (the process around it).
+//! (local to wire), `incoming` (wire to local), `links` (sessions), `bulk` (extents), `stores` (our memories), `copies`, `fair`
+//! (turns), `dcs`, `driver` (the process around it).
 
 mod bulk;
 mod copies;
@@ -20,6 +20,7 @@ mod jobs;
 mod links;
 mod outgoing;
 mod pair;
+mod stores;
 #[cfg(test)]
 mod tests;
 
@@ -28,14 +29,13 @@ use std::sync::Arc;
 
 use abi::courier::{Attach, LinkState, Totals};
 use abi::limits::SLOTS_PER_DC;
-use abi::member::{Refusal, SegmentKind};
+use abi::member::Refusal;
 use abi::record::{Kind, Record};
 use abi::{Corrupt, DcId, Endpoint, Incarnation, NodeId, Pair, side};
 use shm::doorbell::{Doorbells, Wake};
 use shm::lane::look_again;
 use shm::map::Mapping;
 use shm::os::events::Ringer;
-use shm::pool::Pool;
 use shm::side::{OwnSide, PeerSide};
 use shm::words::{OwnWords, Words};
 
@@ -43,6 +43,7 @@ use crate::{Completion, Fabric, Piece, RegionKey, Time};
 use bulk::Waiting;
 use fair::{Ledger, Turns};
 use pair::{Carried, PairIndex};
+use stores::Store;
 
 /// What the courier wants the daemon to know or do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,7 +58,7 @@ pub enum Output {
         segment: u32,
     },
     NewPoolSegment {
-        dc: DcId,
+        memory: u32,
         len_bytes: u64,
     },
     Directory {
@@ -109,16 +110,12 @@ struct Link {
     opening: BTreeSet<(Endpoint, Endpoint)>,
 }
 
-/// A DC that this courier serves: its own memory there.
+/// A DC that this courier serves.
 struct Dc {
+    /// The one of ours that all pairs stand in whose local end has none of its own.
     memory: u32,
     doorbells: Doorbells,
-    pool: Pool,
-    regions: BTreeMap<u32, RegionKey>,
-    own: BTreeMap<u32, Arc<Mapping>>,
-    /// A pool segment was asked for and has not come.
-    asked: bool,
-    /// Bytes of the pool that each local receiver holds.
+    /// Bytes of our pools that each local receiver holds.
     held: BTreeMap<u16, u64>,
     /// Bytes of extents on their way from each node.
     coming: BTreeMap<NodeId, u64>,
@@ -133,6 +130,7 @@ const OPENING_MAX: usize = 4096;
 pub struct Courier {
     links: BTreeMap<NodeId, Link>,
     dcs: BTreeMap<DcId, Dc>,
+    stores: BTreeMap<u32, Store>,
     pairs: Vec<Option<Box<Carried>>>,
     free: Vec<u32>,
     by_ends: BTreeMap<(Endpoint, Endpoint), PairIndex>,
@@ -171,6 +169,7 @@ impl Courier {
         Courier {
             links: peers.into_iter().map(|node| (node, Link::default())).collect(),
             dcs: BTreeMap::new(),
+            stores: BTreeMap::new(),
             pairs: Vec::new(),
             free: Vec::new(),
             by_ends: BTreeMap::new(),
@@ -222,32 +221,16 @@ impl Courier {
         }
     }
 
-    /// A segment of our own memory in a DC, mapped writable.
-    pub fn add_segment(
-        &mut self,
-        dc: DcId,
-        index: u32,
-        kind: SegmentKind,
-        map: Arc<Mapping>,
-        fabric: &mut dyn Fabric,
-    ) {
-        let Some(of) = self.dcs.get_mut(&dc) else { return };
-        if kind == SegmentKind::Pool {
-            of.regions.insert(index, fabric.attach(&map));
-            of.pool.add_segment(index, Arc::clone(&map));
-            of.asked = false;
-        }
-        of.own.insert(index, map);
-        self.retry_waiting(fabric);
-    }
-
     /// Carries a pair. `side_map` is the local endpoint's side, mapped read-only, alone.
     ///
     /// Returns false when the daemon named something that it has not given.
     pub fn attach(&mut self, attach: &Attach, side_map: Arc<Mapping>, fabric: &mut dyn Fabric) -> bool {
         let (local, remote) = (attach.local, attach.remote);
-        let Some(dc) = self.dcs.get(&local.dc) else { return false };
-        let Some(own_map) = dc.own.get(&attach.own_segment) else { return false };
+        if !self.dcs.contains_key(&local.dc) {
+            return false;
+        }
+        let store = self.stores.get(&attach.own_memory);
+        let Some(own_map) = store.and_then(|store| store.own.get(&attach.own_segment)) else { return false };
         let offset = attach.own_side as usize * side::BYTES;
         let (Ok(own), Ok(words)) =
             (OwnWords::mapped(own_map, offset, side::WORDS), Words::mapped(&side_map, 0, side::WORDS))

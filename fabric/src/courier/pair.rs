@@ -52,6 +52,8 @@ pub(super) struct Carried {
     pub(super) node: NodeId,
     /// The mirror of the remote endpoint's side, which the local one reads.
     pub(super) own: OwnSide,
+    /// The memory of ours that `own` stands in, and extents for the local endpoint.
+    pub(super) store: u32,
     /// The local endpoint's side.
     pub(super) side: PeerSide,
     pub(super) region: RegionKey,
@@ -123,6 +125,7 @@ impl Carried {
             remote: attach.remote,
             node: attach.node,
             own,
+            store: attach.own_memory,
             side,
             region,
             memory: attach.memory,

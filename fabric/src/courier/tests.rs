@@ -65,8 +65,8 @@ fn proxy(n: usize, memory: u32, fabric: &mut Loopback) -> (Courier, PeerSide, Ar
     courier.lend_buffers(Mapping::heap(Courier::buffer_bytes(fabric)), fabric);
     courier.add_dc(DC, memory, Doorbells::heap());
     let (sides, pool) = (Mapping::heap(2 * side::BYTES), Mapping::heap(POOL_BYTES));
-    courier.add_segment(DC, 0, SegmentKind::Sides, sides.clone(), fabric);
-    courier.add_segment(DC, 1, SegmentKind::Pool, pool.clone(), fabric);
+    courier.add_segment(memory, 0, SegmentKind::Sides, sides.clone(), fabric);
+    courier.add_segment(memory, 1, SegmentKind::Pool, pool.clone(), fabric);
     (courier, own_side(&sides, 1).as_peer(), pool)
 }
 
@@ -96,6 +96,7 @@ impl End {
             local: endpoint(n),
             remote: endpoint(1 - n),
             node: node(1 - n),
+            own_memory: self.memory,
             own_segment: 0,
             own_side: 1,
             memory: n as u32 + 1,
@@ -203,10 +204,10 @@ impl Rig {
                 Output::WantSegment { memory, segment } => {
                     end.courier.add_peer_segment(*memory, *segment, end.pool.clone(), &mut end.fabric);
                 }
-                Output::NewPoolSegment { dc, len_bytes } => {
+                Output::NewPoolSegment { memory, len_bytes } => {
                     let (index, map) = (end.proxy_pool.len() as u32 + 1, Mapping::heap(*len_bytes as usize));
                     end.proxy_pool.push((index, map.clone()));
-                    end.courier.add_segment(*dc, index, SegmentKind::Pool, map, &mut end.fabric);
+                    end.courier.add_segment(*memory, index, SegmentKind::Pool, map, &mut end.fabric);
                 }
                 _ => {}
             }
@@ -565,7 +566,7 @@ fn a_detached_pair_leaves_a_side_of_zeroes_and_a_whole_pool() {
     end.courier.detach(endpoint(1), endpoint(0), &mut end.fabric);
     let words = end.mirror.words();
     assert!((0..side::WORDS).all(|at| words.load(at, shm::sync::Ordering::Relaxed) == 0));
-    assert_eq!(end.courier.dcs[&DC].pool.audit().unwrap().loans, 0);
+    assert_eq!(end.courier.stores[&end.memory].pool.audit().unwrap().loans, 0);
     assert_eq!(end.courier.dcs[&DC].held.values().sum::<u64>(), 0);
 }
 
@@ -638,7 +639,7 @@ fn more_to_say_than_one_batch_holds_is_said_without_another_push() {
     let mut courier = Courier::new([node(1)]);
     courier.lend_buffers(Mapping::heap(Courier::buffer_bytes(&one)), &mut one);
     courier.add_dc(DC, 10, Doorbells::heap());
-    courier.add_segment(DC, 0, SegmentKind::Sides, sides, &mut one);
+    courier.add_segment(10, 0, SegmentKind::Sides, sides, &mut one);
     let remote = |n: u16| Endpoint::new(DC, Slot(100 + n), Generation(1));
     let own: Vec<OwnSide> = (0..40)
         .map(|n| {
@@ -647,6 +648,7 @@ fn more_to_say_than_one_batch_holds_is_said_without_another_push() {
                 local: endpoint(0),
                 remote: remote(n),
                 node: node(1),
+                own_memory: 10,
                 own_segment: 0,
                 own_side: n as u32,
                 memory: 1,

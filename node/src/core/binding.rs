@@ -1,6 +1,6 @@
 //! How an endpoint comes to be: slot and generation chosen, first segments made, mapped by its process, sealed, visible.
 
-use abi::limits::{POOL_BYTES_FIRST, POOL_BYTES_MAX, SIDES_FIRST, SLOTS_PER_DC};
+use abi::limits::{POOL_BYTES_FIRST, POOL_BYTES_MAX, SIDES_FIRST, SIDES_PRIVATE_FIRST, SLOTS_PER_DC};
 use abi::member::{Refusal, Reply, SegmentKind};
 use abi::table::{Entry, State};
 use abi::{DcId, Endpoint, Generation, Level, Name, Slot};
@@ -22,20 +22,21 @@ struct Binding {
     process: Process,
     ticket: Option<u32>,
     token: [u64; 2],
+    private: bool,
+}
+
+/// As what somebody wants to be bound.
+pub(super) struct Wish {
+    pub slot: Option<Slot>,
+    pub name: Name,
+    pub private: bool,
 }
 
 impl Core {
-    pub(super) fn bind(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        dc: DcId,
-        slot: Option<Slot>,
-        name: Name,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(super) fn bind(&mut self, now: Now, conn: ConnId, dc: DcId, wish: Wish, out: &mut Vec<Effect>) {
         let Some(process) = self.conns.get(&conn).map(|c| c.process) else { return };
-        let binding = Binding { dc, slot, name, process, ticket: None, token: [0; 2] };
+        let Wish { slot, name, private } = wish;
+        let binding = Binding { dc, slot, name, process, ticket: None, token: [0; 2], private };
         match self.begin(now, conn, binding, out) {
             Ok(endpoint) => self.hold(conn, endpoint),
             Err(why) => refuse(conn, why, out),
@@ -56,14 +57,14 @@ impl Core {
         &mut self,
         conn: ConnId,
         pid: u32,
-        slot: Option<Slot>,
-        name: Name,
+        wish: Wish,
         token: [u64; 2],
         out: &mut Vec<Effect>,
     ) {
+        let Wish { slot, name, private } = wish;
         let ticket = self.ticket_next;
         self.ticket_next = self.ticket_next.wrapping_add(1);
-        self.inquiries.insert(ticket, Inquiry { conn, pid, slot, name, token });
+        self.inquiries.insert(ticket, Inquiry { conn, pid, slot, name, token, private });
         out.push(Effect::OpenProcess { ticket, pid });
     }
 
@@ -81,8 +82,9 @@ impl Core {
         let result = match process {
             None => Err(Refusal::NoSuchProcess),
             Some(process) => {
-                let Inquiry { slot, name, token, .. } = inquiry;
-                let binding = Binding { dc, slot, name, process, ticket: Some(ticket), token };
+                let Inquiry { slot, name, token, private, .. } = inquiry;
+                let ticket = Some(ticket);
+                let binding = Binding { dc, slot, name, process, ticket, token, private };
                 self.begin(now, inquiry.conn, binding, out)
             }
         };
@@ -105,7 +107,7 @@ impl Core {
         binding: Binding,
         out: &mut Vec<Effect>,
     ) -> Result<Endpoint, Refusal> {
-        let Binding { dc, slot, name, process, ticket, token } = binding;
+        let Binding { dc, slot, name, process, ticket, token, private } = binding;
         let taken = |d: &super::state::Dc| d.names.contains_key(&name);
         if !name.is_none() && self.dcs.get(&dc).is_some_and(taken) {
             return Err(Refusal::NameTaken);
@@ -126,7 +128,7 @@ impl Core {
             self.generation_reserved = endpoint.generation.0.saturating_add(GENERATIONS_AT_ONCE);
             out.push(self.record());
         }
-        let memory = self.endpoint_memory(endpoint, out);
+        let memory = self.endpoint_memory(endpoint, private, out);
         let local = Local {
             name,
             process,
@@ -135,6 +137,8 @@ impl Core {
             ticket,
             token,
             memory,
+            private,
+            spent: Default::default(),
             links: Default::default(),
             past: Default::default(),
             pulls: Default::default(),
@@ -187,7 +191,7 @@ impl Core {
             slot.stage = SegmentStage::Open;
         }
         match owner {
-            Owner::Proxy { proxy, dc } => self.proxy_segment_made(proxy, dc, memory, segment, made, out),
+            Owner::Proxy { proxy, .. } => self.proxy_segment_made(proxy, memory, segment, made, out),
             Owner::Endpoint(endpoint) => {
                 let stage = self.locals.get(&endpoint).map(|l| (l.stage, l.conn));
                 match stage {
@@ -231,12 +235,12 @@ impl Core {
         let for_other = local.ticket.is_some();
         local.stage = if for_other { Stage::Reserved } else { Stage::Mapping { visible: false } };
         local.since = now;
-        let (memory, token) = (local.memory, local.token);
-        let fds = if for_other { Vec::new() } else { first_two(memory) };
+        let token = local.token;
+        let (reply, fds) = bound(endpoint, local, token);
         if for_other {
             self.appear(endpoint, out);
         }
-        out.push(Effect::Reply { conn, reply: bound(endpoint, memory, token), fds });
+        out.push(Effect::Reply { conn, reply, fds: if for_other { Vec::new() } else { fds } });
     }
 
     /// The endpoint is in the table and the directory from now on.
@@ -271,9 +275,9 @@ impl Core {
         local.stage = Stage::Mapping { visible: true };
         // As which user it was bound is known on every node, and stays.
         local.process = Process { uid: local.process.uid, ..process };
-        let memory = local.memory;
+        let (reply, fds) = bound(endpoint, local, [0; 2]);
         self.hold(conn, endpoint);
-        out.push(Effect::Reply { conn, reply: bound(endpoint, memory, [0; 2]), fds: first_two(memory) });
+        out.push(Effect::Reply { conn, reply, fds });
     }
 
     pub(super) fn new_segment(
@@ -289,9 +293,8 @@ impl Core {
             return refuse(conn, Refusal::BadRequest, out);
         }
         match self.add_segment(memory, kind, len_bytes, POOL_BYTES_MAX, out) {
-            Ok(()) => {}
-            Err(NotAdded::Misshapen) => refuse(conn, Refusal::BadRequest, out),
-            Err(NotAdded::TooMuch) => refuse(conn, Refusal::LimitReached, out),
+            Ok(_index) => {}
+            Err(why) => refuse(conn, why.into(), out),
         }
     }
 
@@ -314,7 +317,7 @@ impl Core {
         }
         let own = match owner {
             Owner::Endpoint(own) => own,
-            Owner::Proxy { proxy, dc } => return self.proxy_sealed(now, proxy, dc, sealed, out),
+            Owner::Proxy { proxy, dc, .. } => return self.proxy_sealed(proxy, dc, sealed, out),
         };
         let Some(local) = self.locals.get_mut(&own) else { return };
         let Some(conn) = local.conn else { return };
@@ -337,10 +340,20 @@ impl Core {
     }
 }
 
-fn bound(endpoint: Endpoint, memory: u32, token: [u64; 2]) -> Reply {
-    Reply::Bound { endpoint, memory, sides: SIDES_FIRST, pool_bytes: POOL_BYTES_FIRST, token }
+impl From<NotAdded> for Refusal {
+    fn from(why: NotAdded) -> Refusal {
+        match why {
+            NotAdded::Misshapen => Refusal::BadRequest,
+            NotAdded::TooMuch => Refusal::LimitReached,
+        }
+    }
 }
 
-fn first_two(memory: u32) -> Vec<Descriptor> {
-    (0..2).map(|segment| Descriptor::Segment { memory, segment }).collect()
+/// What tells a process of its binding, and its first segments: of sides, and the pool behind them.
+fn bound(endpoint: Endpoint, local: &Local, token: [u64; 2]) -> (Reply, Vec<Descriptor>) {
+    let (memory, private) = (local.memory, local.private);
+    let (sides, segments) =
+        if private { (SIDES_PRIVATE_FIRST, SIDES_PRIVATE_FIRST + 1) } else { (SIDES_FIRST, 2) };
+    let reply = Reply::Bound { endpoint, memory, sides, pool_bytes: POOL_BYTES_FIRST, token, private };
+    (reply, (0..segments).map(|segment| Descriptor::Segment { memory, segment }).collect())
 }

@@ -109,12 +109,13 @@ impl Core {
             .remotes
             .iter()
             .filter(|(_, r)| gone.contains(&r.node))
-            .map(|(slot, r)| (*slot, r.node, r.incarnation, r.generation, r.name, r.uid, r.alive))
+            .map(|(slot, r)| (*slot, r.node, r.incarnation, r.generation, r.name, r.uid, r.private, r.alive))
             .collect();
-        for (slot, node, incarnation, generation, name, uid, alive) in of_gone {
+        for (slot, node, incarnation, generation, name, uid, private, alive) in of_gone {
             if alive {
                 let endpoint = Endpoint::new(dc, slot, generation);
-                self.apply(node, incarnation, &DirectoryEntry { endpoint, bound: false, name, uid }, out);
+                let entry = DirectoryEntry { endpoint, bound: false, name, uid, private };
+                self.apply(node, incarnation, &entry, out);
             }
             if let Some(there) = self.dcs.get_mut(&dc) {
                 there.remotes.remove(&slot);
@@ -154,7 +155,12 @@ impl Core {
 
     /// Gives a proxy a memory of its own in a DC, and the DC's pages.
     pub(super) fn give_dc(&mut self, proxy: u16, dc: DcId, out: &mut Vec<Effect>) {
-        let memory = self.first_memory(Owner::Proxy { proxy, dc }, SIDES_PROXY, POOL_SEGMENT_BYTES_MIN, out);
+        let memory = self.first_memory(
+            Owner::Proxy { proxy, dc, only: None },
+            SIDES_PROXY,
+            POOL_SEGMENT_BYTES_MIN,
+            out,
+        );
         let message = ToProxy::Dc { dc, doorbell: doorbell::of_proxy(proxy) as u32, memory };
         let fds = vec![Descriptor::Table(dc), Descriptor::Doorbells(dc), Descriptor::ProxyBell { proxy, dc }];
         self.say_with(proxy, message, fds, out);
@@ -178,7 +184,16 @@ impl Core {
             .collect();
         let mut all = true;
         for (proxy, memory) in holders {
-            if self.memories.get(&memory).is_some_and(|m| !m.used.is_empty()) {
+            let private: Vec<Endpoint> = self
+                .proxies
+                .get(&proxy)
+                .map_or(Vec::new(), |p| p.private.keys().filter(|local| local.dc == dc).copied().collect());
+            let mut kept = false;
+            for local in private {
+                self.drop_unused(proxy, local, out);
+                kept |= self.private_memory_of(proxy, local).is_some();
+            }
+            if kept || self.memories.get(&memory).is_some_and(|m| !m.used.is_empty()) {
                 all = false;
                 continue;
             }

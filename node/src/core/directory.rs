@@ -2,9 +2,10 @@
 //! whenever a link comes up, then deltas, then a snapshot now and then while there are changes, should a delta have
 //! been lost with a session. A node speaks for its own slots only.
 //!
-//! A chunk is a header of two words (kind, version) and entries of six: endpoint, flags (low half: 1 bound, 2 ended;
-//! high half: the user it runs as), name in four. Before a snapshot, and when one changes, go the descriptions of the DCs:
-//! kind 5, version, then the words of one. Little-endian, at most [`abi::courier::TAIL_BYTES_MAX`] bytes.
+//! A chunk is a header of two words (kind, version) and entries of six: endpoint, flags (low half: 1 bound, 2 ended,
+//! and 4 more if it is private; high half: the user it runs as), name in four. Before a snapshot, and when one changes, go
+//! the descriptions of the DCs: kind 5, version, then the words of one. Little-endian, at most
+//! [`abi::courier::TAIL_BYTES_MAX`] bytes.
 
 use std::collections::BTreeSet;
 
@@ -25,6 +26,7 @@ const ENTRIES_MAX: usize = (TAIL_BYTES_MAX - HEADER_BYTES) / ENTRY_BYTES;
 const DC_SPEC: u64 = 5;
 const BOUND: u64 = 1;
 const ENDED: u64 = 2;
+const PRIVATE: u64 = 4;
 
 /// What a chunk is part of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +48,8 @@ pub struct DirectoryEntry {
     pub name: Name,
     /// The user that it runs as, which rules may ask for.
     pub uid: u32,
+    /// It has memory for each peer apart.
+    pub private: bool,
 }
 
 /// One datagram of a directory.
@@ -64,7 +68,7 @@ impl Chunk {
         bytes.extend(self.version.to_le_bytes());
         for entry in &self.entries {
             bytes.extend(entry.endpoint.to_word().to_le_bytes());
-            let state = if entry.bound { BOUND } else { ENDED };
+            let state = if entry.bound { BOUND } else { ENDED } | if entry.private { PRIVATE } else { 0 };
             bytes.extend((state | (entry.uid as u64) << 32).to_le_bytes());
             bytes.extend(entry.name.to_words().iter().flat_map(|w| w.to_le_bytes()));
         }
@@ -112,19 +116,21 @@ fn spec_from(bytes: &[u8]) -> Option<Option<DcSpec>> {
 
 fn entry_from(bytes: &[u8]) -> Option<DirectoryEntry> {
     let flags = word(bytes, 1)?;
-    let bound = match flags & u32::MAX as u64 {
+    let bound = match flags & u32::MAX as u64 & !PRIVATE {
         BOUND => true,
         ENDED => false,
         _ => return None,
     };
     let name = Name::from_words([word(bytes, 2)?, word(bytes, 3)?, word(bytes, 4)?, word(bytes, 5)?])?;
     let uid = (flags >> 32) as u32;
-    Some(DirectoryEntry { endpoint: Endpoint::from_word(word(bytes, 0)?)?, bound, name, uid })
+    let (endpoint, private) = (Endpoint::from_word(word(bytes, 0)?)?, flags & PRIVATE != 0);
+    Some(DirectoryEntry { endpoint, bound, name, uid, private })
 }
 
 impl Local {
     pub(super) fn entry(&self, endpoint: Endpoint, bound: bool) -> DirectoryEntry {
-        DirectoryEntry { endpoint, bound, name: self.name, uid: self.process.uid }
+        let (name, uid, private) = (self.name, self.process.uid, self.private);
+        DirectoryEntry { endpoint, bound, name, uid, private }
     }
 }
 
@@ -235,7 +241,7 @@ impl Core {
         entry: &DirectoryEntry,
         out: &mut Vec<Effect>,
     ) -> bool {
-        let DirectoryEntry { endpoint, bound, name, uid } = *entry;
+        let DirectoryEntry { endpoint, bound, name, uid, private } = *entry;
         if !bound && node != self.plan.node && self.plan.node_of(endpoint.dc, endpoint.slot).is_none() {
             // The last words of one that has left the DC are known already.
             return true;
@@ -264,7 +270,8 @@ impl Core {
                 replaced = Some((before, who)).filter(|(b, _)| *b != endpoint);
             }
         }
-        let remote = Remote { node, incarnation, generation: endpoint.generation, name, uid, alive: bound };
+        let generation = endpoint.generation;
+        let remote = Remote { node, incarnation, generation, name, uid, alive: bound, private };
         dc.remotes.insert(endpoint.slot, remote);
         if bound {
             dc.name(name, endpoint);
@@ -292,6 +299,7 @@ impl Core {
                 bound: false,
                 name: r.name,
                 uid: r.uid,
+                private: r.private,
             });
             absent.extend(endpoints.filter(|entry| !seen.contains(&entry.endpoint)));
         }
@@ -316,6 +324,7 @@ mod tests {
                 bound: false,
                 name: Name::new("kv").unwrap(),
                 uid: u32::MAX,
+                private: true,
             }],
         };
         let bytes = chunk.to_bytes();

@@ -26,6 +26,7 @@ impl Core {
         let name = local.name;
         local.stage = Stage::Dead { until };
         local.pulls.clear();
+        local.spent.clear();
         local.bells.clear();
         if std::mem::take(&mut local.polls) {
             out.push(Effect::DropBells { polls: endpoint, by: None });
@@ -52,7 +53,8 @@ impl Core {
             out.push(Effect::Note(Note::Ended { endpoint }));
             self.tell_peers(now, endpoint, out);
             if let Some(who) = who {
-                self.announce(DirectoryEntry { endpoint, bound: false, name, uid: who.uid }, out);
+                let private = self.locals.get(&endpoint).is_some_and(|l| l.private);
+                self.announce(DirectoryEntry { endpoint, bound: false, name, uid: who.uid, private }, out);
                 self.warn_of(endpoint, &who, out);
             }
         }
@@ -105,6 +107,10 @@ impl Core {
             slot.undrained = slot.undrained.saturating_sub(1);
         }
         self.drop_memory(local.memory, out);
+        let proxies: Vec<u16> = self.proxies.keys().copied().collect();
+        for proxy in proxies {
+            self.drop_unused(proxy, endpoint, out);
+        }
         self.let_go(now, endpoint.dc, out);
     }
 

@@ -25,6 +25,12 @@ pub(super) struct Granted {
     proxies: BTreeSet<u16>,
 }
 
+impl Granted {
+    pub(super) fn is_to(&self, endpoint: Endpoint) -> bool {
+        self.to.contains_key(&endpoint)
+    }
+}
+
 impl Core {
     fn granted_segment(&self, own: Endpoint, segment: u32) -> Result<(u32, SegmentKind), Refusal> {
         let memory = self.locals.get(&own).ok_or(Refusal::NoSuchEndpoint)?.memory;
@@ -117,6 +123,9 @@ impl Core {
         };
         let introduced = match there.owner {
             Owner::Endpoint(peer) => self.locals.get(&own).is_some_and(|l| l.links.contains_key(&peer)),
+            Owner::Proxy { only: Some(only), .. } if only != own => {
+                return refuse(conn, Refusal::Private, out);
+            }
             Owner::Proxy { .. } => self.carried_from(own, memory),
         };
         if !introduced {
@@ -127,6 +136,9 @@ impl Core {
             let not_yet = matches!(there.owner, Owner::Proxy { .. });
             return refuse(conn, if not_yet { Refusal::NotReady } else { Refusal::BadRequest }, out);
         };
+        if !self.may_read(memory, segment, sealed, own) {
+            return refuse(conn, Refusal::Private, out);
+        }
         if sealed.kind.is_granted() {
             let granted = self.memories.get_mut(&memory).and_then(|m| m.granted.get_mut(&segment));
             let Some(held) = granted.and_then(|g| g.to.get_mut(&own)) else {
@@ -143,14 +155,26 @@ impl Core {
     pub(super) fn proxy_wants(&mut self, proxy: u16, memory: u32, segment: u32, out: &mut Vec<Effect>) {
         let Some(there) = self.memories.get(&memory) else { return };
         let Owner::Endpoint(owner) = there.owner else { return };
-        let carries = self.locals.get(&owner).is_some_and(|l| {
-            l.links.keys().any(|peer| l.far(*peer).is_some_and(|f| f.proxy == proxy && f.place.is_some()))
+        let carried = |l: &super::state::Local, peer| {
+            l.far(peer).is_some_and(|f| f.proxy == proxy && f.place.is_some())
+        };
+        let carries = self.locals.get(&owner).is_some_and(|l| match there.sealed(segment) {
+            // For the peer that it speaks for here, and no other.
+            Some(sealed) if l.private && sealed.kind == SegmentKind::Pool => {
+                sealed.peer.is_some_and(|peer| carried(l, peer))
+            }
+            _ => l.links.keys().any(|peer| carried(l, *peer)),
         });
         let serves = self.plan.dcs_of_proxy(proxy).contains(&owner.dc);
         let for_copies = |kind: SegmentKind| kind == SegmentKind::Grants || kind.is_granted();
         let found = there.sealed(segment).filter(|s| carries || (serves && for_copies(s.kind)));
         let Some(sealed) = found else {
-            if !serves {
+            let of_other =
+                there.private && there.sealed(segment).is_some_and(|s| s.kind == SegmentKind::Pool);
+            if of_other {
+                let what = "wants what a private endpoint has for another peer";
+                out.push(Effect::Note(Note::ProxyWrong { proxy, what }));
+            } else if !serves {
                 let what = "wants a segment that is not its to read";
                 out.push(Effect::Note(Note::ProxyWrong { proxy, what }));
             }

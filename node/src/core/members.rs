@@ -3,6 +3,7 @@
 use abi::member::{Refusal, Reply, Request, VERSION};
 use abi::{Endpoint, Name};
 
+use super::binding::Wish;
 use super::effect::{Descriptor, Effect};
 use super::{ConnId, Core, Now};
 
@@ -44,9 +45,11 @@ impl Core {
         match (asker.dc, asker.endpoint, request) {
             (None, _, Request::Hello { version, dc }) => self.hello(conn, version, dc, out),
             (None, _, _) | (Some(_), _, Request::Hello { .. }) => refuse(conn, Refusal::BadRequest, out),
-            (Some(dc), None, Request::Bind { slot, name }) => self.bind(now, conn, dc, slot, name, out),
-            (Some(_), _, Request::BindOther { pid, slot, name }) => {
-                self.bind_other(conn, pid, slot, name, fresh, out);
+            (Some(dc), None, Request::Bind { slot, name, private }) => {
+                self.bind(now, conn, dc, Wish { slot, name, private }, out);
+            }
+            (Some(_), _, Request::BindOther { pid, slot, name, private }) => {
+                self.bind_other(conn, pid, Wish { slot, name, private }, fresh, out);
             }
             (Some(_), None, Request::Claim { endpoint, token }) => self.claim(conn, endpoint, token, out),
             (Some(dc), _, Request::LookupName { name }) => self.lookup(conn, dc, name, out),
@@ -66,6 +69,7 @@ impl Core {
         match request {
             Request::Ready => self.ready(conn, own, out),
             Request::NewSegment { kind, len_bytes } => self.new_segment(conn, own, kind, len_bytes, out),
+            Request::PairSegment { peer, len_bytes } => self.pair_segment(conn, own, peer, len_bytes, out),
             Request::Introduce { to } => self.introduce(conn, own, to, false, out),
             Request::Follow { to } => self.introduce(conn, own, to, true, out),
             Request::Privileges => self.privileges(conn, own, out),

@@ -24,7 +24,12 @@ pub(super) struct SidePlace {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Owner {
     Endpoint(Endpoint),
-    Proxy { proxy: u16, dc: DcId },
+    /// `only`: the one endpoint that may read it.
+    Proxy {
+        proxy: u16,
+        dc: DcId,
+        only: Option<Endpoint>,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,10 +46,14 @@ pub(super) struct Segment {
     pub kind: SegmentKind,
     pub len_bytes: u64,
     pub stage: SegmentStage,
+    /// Of a private endpoint's pool: the one peer that may map it; `None`: nobody.
+    pub peer: Option<Endpoint>,
 }
 
 pub(super) struct Memory {
     pub owner: Owner,
+    /// A private endpoint's: each pair has segments of its own, which end with it.
+    pub private: bool,
     /// By index; one that is given up is not used again.
     pub segments: BTreeMap<u32, Segment>,
     next: u32,
@@ -65,9 +74,10 @@ pub(super) enum NotAdded {
 }
 
 impl Memory {
-    fn new(owner: Owner) -> Memory {
+    fn new(owner: Owner, private: bool) -> Memory {
         Memory {
             owner,
+            private,
             segments: BTreeMap::new(),
             next: 0,
             granted: BTreeMap::new(),
@@ -83,6 +93,9 @@ impl Memory {
         }
         match kind {
             SegmentKind::Sides if !len_bytes.is_multiple_of(side::BYTES as u64) => {
+                return Err(NotAdded::Misshapen);
+            }
+            SegmentKind::Sides if self.private && len_bytes != sides_bytes(1) => {
                 return Err(NotAdded::Misshapen);
             }
             SegmentKind::Sides if len_bytes > sides_bytes(abi::limits::SIDES_PROXY) => {
@@ -111,7 +124,7 @@ impl Memory {
             return Err(NotAdded::TooMuch);
         }
         self.next += 1;
-        self.segments.insert(index, Segment { kind, len_bytes, stage: SegmentStage::Making });
+        self.segments.insert(index, Segment { kind, len_bytes, stage: SegmentStage::Making, peer: None });
         Ok(index)
     }
 
@@ -183,16 +196,16 @@ pub(super) fn sides_bytes(sides: u32) -> u64 {
 
 impl Core {
     /// A new memory, with nothing in it.
-    pub(super) fn new_memory(&mut self, owner: Owner) -> u32 {
+    pub(super) fn new_memory(&mut self, owner: Owner, private: bool) -> u32 {
         let id = self.memory_next;
         self.memory_next += 1;
-        self.memories.insert(id, Memory::new(owner));
+        self.memories.insert(id, Memory::new(owner, private));
         id
     }
 
     /// A new memory whose first two segments (sides, pool) are being made.
     pub(super) fn first_memory(&mut self, owner: Owner, sides: u32, pool: u64, out: &mut Vec<Effect>) -> u32 {
-        let id = self.new_memory(owner);
+        let id = self.new_memory(owner, false);
         for (kind, len_bytes) in [(SegmentKind::Sides, sides_bytes(sides)), (SegmentKind::Pool, pool)] {
             self.add_segment(id, kind, len_bytes, pool, out).unwrap_or_default();
         }
@@ -200,8 +213,17 @@ impl Core {
     }
 
     /// The memory of a fresh endpoint.
-    pub(super) fn endpoint_memory(&mut self, endpoint: Endpoint, out: &mut Vec<Effect>) -> u32 {
-        self.first_memory(Owner::Endpoint(endpoint), SIDES_FIRST, POOL_BYTES_FIRST, out)
+    pub(super) fn endpoint_memory(
+        &mut self,
+        endpoint: Endpoint,
+        private: bool,
+        out: &mut Vec<Effect>,
+    ) -> u32 {
+        let owner = Owner::Endpoint(endpoint);
+        if private {
+            return self.private_memory(owner, out);
+        }
+        self.first_memory(owner, SIDES_FIRST, POOL_BYTES_FIRST, out)
     }
 
     pub(super) fn add_segment(
@@ -211,11 +233,11 @@ impl Core {
         len_bytes: u64,
         pool_bytes_max: u64,
         out: &mut Vec<Effect>,
-    ) -> Result<(), NotAdded> {
+    ) -> Result<u32, NotAdded> {
         let Some(there) = self.memories.get_mut(&memory) else { return Err(NotAdded::TooMuch) };
         let segment = there.add(kind, len_bytes, pool_bytes_max)?;
         out.push(Effect::MakeSegment { memory, segment, kind, len_bytes });
-        Ok(())
+        Ok(segment)
     }
 
     pub(super) fn drop_memory(&mut self, memory: u32, out: &mut Vec<Effect>) {
@@ -247,7 +269,7 @@ mod tests {
     use abi::{DcId, Generation, Slot};
 
     fn memory() -> Memory {
-        Memory::new(Owner::Endpoint(Endpoint::new(DcId(1), Slot(0), Generation(1))))
+        Memory::new(Owner::Endpoint(Endpoint::new(DcId(1), Slot(0), Generation(1))), false)
     }
 
     #[test]
@@ -279,6 +301,14 @@ mod tests {
         assert!(m.take_side().is_some() && m.take_side().is_none());
         m.give_side(first);
         assert_eq!(m.take_side(), Some(first));
+    }
+
+    #[test]
+    fn a_side_segment_of_a_private_memory_has_one_side() {
+        let mut m = memory();
+        m.private = true;
+        assert_eq!(m.add(SegmentKind::Sides, sides_bytes(1), POOL_BYTES_MAX), Ok(0));
+        assert_eq!(m.add(SegmentKind::Sides, sides_bytes(2), POOL_BYTES_MAX), Err(NotAdded::Misshapen));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! brings back what they ask for ([`Input::SegmentMade`], [`Input::Sealed`], …) before the next input from outside.
 //! Neighbours: `plan` (what the cluster file says), `binding` and `pairs` (members), `proxies` and `routes` (couriers),
 //! `nodes` and `directory` (other nodes), `dcs` and `changes` (DCs that come, change and go), `ending` (deaths), `memory`
-//! (segments and sides), `grants`, `privileges` (who may call whom), `view` (status).
+//! (segments and sides), `grants`, `private` (memory for each peer apart), `privileges` (who may call whom), `view` (status).
 
 mod binding;
 mod changes;
@@ -20,6 +20,7 @@ mod nodes;
 mod pairs;
 mod plan;
 mod polls;
+mod private;
 mod privileges;
 mod proxies;
 mod routes;

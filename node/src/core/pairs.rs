@@ -154,7 +154,12 @@ impl Core {
         if let Some(endpoint) = self.next_warning(own) {
             return reply(conn, Reply::Warned { endpoint }, out);
         }
-        while let Some(peer) = self.locals.get_mut(&own).and_then(|l| l.pulls.pop_front()) {
+        loop {
+            if let Some(segment) = self.locals.get_mut(&own).and_then(|l| l.spent.pop_front()) {
+                return reply(conn, Reply::Spent { segment }, out);
+            }
+            let next = self.locals.get_mut(&own).and_then(|l| l.pulls.pop_front());
+            let Some(peer) = next else { break };
             let Some(link) = self.locals.get(&own).and_then(|l| l.links.get(&peer)) else { continue };
             let told = link.told;
             if let Via::Remote(far) = link.via
@@ -196,10 +201,12 @@ impl Core {
         if local.polls {
             out.push(Effect::DropBells { polls: own, by: Some(peer) });
         }
-        if let Some(link) = local.links.remove(&peer) {
-            let memory = local.memory;
-            self.give_side(memory, link.own);
+        let memory = local.memory;
+        let Some(link) = local.links.remove(&peer) else { return };
+        if local.private {
+            return self.end_private_pair(own, peer, &link, out);
         }
+        self.give_side(memory, link.own);
     }
 
     /// The caller has closed an ended pair and zeroed its side.

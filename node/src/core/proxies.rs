@@ -6,6 +6,7 @@ use abi::limits::PROXY_POOL_BYTES_MAX;
 use abi::member::{SegmentKind, VERSION};
 
 use super::effect::{Descriptor, Effect, Note};
+use super::memory::{Memory, Owner};
 use super::state::{PING_EVERY, PROXY_HELLO_WITHIN, ProxyStage, STALLED_AFTER};
 use super::{Core, Now};
 
@@ -143,10 +144,12 @@ impl Core {
         there.pid = None;
         there.token = None;
         there.unanswered_since = None;
-        let memories = std::mem::take(&mut there.memories);
+        let memories = std::mem::take(&mut there.memories).into_values();
+        let private = std::mem::take(&mut there.private).into_values();
+        let memories: Vec<u32> = memories.chain(private).collect();
         out.push(Effect::Note(Note::ProxyExited { proxy }));
         self.uncarry(now, proxy, out);
-        for memory in memories.into_values() {
+        for memory in memories {
             self.drop_memory(memory, out);
         }
         self.links_unknown(now, proxy, out);
@@ -193,9 +196,9 @@ impl Core {
     ) {
         match message {
             FromProxy::Hello { .. } => {}
-            FromProxy::Mapped { dc, index } => self.proxy_mapped(proxy, dc, index, out),
-            FromProxy::NewSegment { dc, kind, len_bytes } => {
-                self.proxy_new_segment(proxy, dc, kind, len_bytes, out);
+            FromProxy::Mapped { memory, index } => self.proxy_mapped(proxy, memory, index, out),
+            FromProxy::NewSegment { memory, kind, len_bytes } => {
+                self.proxy_new_segment(proxy, memory, kind, len_bytes, out);
             }
             FromProxy::WantSegment { memory, segment } => self.proxy_wants(proxy, memory, segment, out),
             FromProxy::RemoteOpen { local, remote, node } => {
@@ -235,13 +238,15 @@ impl Core {
         }
     }
 
-    fn memory_of(&self, proxy: u16, dc: DcId) -> Option<u32> {
-        self.proxies.get(&proxy)?.memories.get(&dc).copied()
+    /// A memory that a proxy speaks of, if it is its own.
+    fn memory_of(&mut self, proxy: u16, memory: u32) -> Option<&mut Memory> {
+        let is_its = |m: &&mut Memory| matches!(m.owner, Owner::Proxy { proxy: of, .. } if of == proxy);
+        self.memories.get_mut(&memory).filter(is_its)
     }
 
-    fn proxy_mapped(&mut self, proxy: u16, dc: DcId, index: u32, out: &mut Vec<Effect>) {
-        let Some(memory) = self.memory_of(proxy, dc) else { return };
-        let Some(there) = self.memories.get_mut(&memory) else { return };
+    fn proxy_mapped(&mut self, proxy: u16, memory: u32, index: u32, out: &mut Vec<Effect>) {
+        // One that was given up meanwhile.
+        let Some(there) = self.memory_of(proxy, memory) else { return };
         let segments = there.seal(Some(index));
         if segments.is_empty() {
             return self.proxy_wrong(proxy, "has mapped what it was not given; killed", out);
@@ -249,14 +254,7 @@ impl Core {
         out.push(Effect::Seal { memory, segments });
     }
 
-    pub(super) fn proxy_sealed(
-        &mut self,
-        _now: Now,
-        proxy: u16,
-        dc: DcId,
-        sealed: bool,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(super) fn proxy_sealed(&mut self, proxy: u16, dc: DcId, sealed: bool, out: &mut Vec<Effect>) {
         if !sealed {
             return self.proxy_wrong(proxy, "a segment of its was spoilt before the seal; killed", out);
         }
@@ -266,12 +264,14 @@ impl Core {
     fn proxy_new_segment(
         &mut self,
         proxy: u16,
-        dc: DcId,
+        memory: u32,
         kind: SegmentKind,
         len_bytes: u64,
         out: &mut Vec<Effect>,
     ) {
-        let Some(memory) = self.memory_of(proxy, dc) else { return };
+        if self.memory_of(proxy, memory).is_none() {
+            return;
+        }
         if self.add_segment(memory, kind, len_bytes, PROXY_POOL_BYTES_MAX, out).is_err() {
             out.push(Effect::Note(Note::ProxyWrong { proxy, what: "wants a segment beyond its limits" }));
         }
@@ -280,7 +280,6 @@ impl Core {
     pub(super) fn proxy_segment_made(
         &mut self,
         proxy: u16,
-        dc: DcId,
         memory: u32,
         segment: u32,
         made: bool,
@@ -289,9 +288,12 @@ impl Core {
         let Some(there) = self.memories.get_mut(&memory) else { return };
         let Some(made_one) = there.segments.get(&segment).copied() else { return };
         if made {
-            let message =
-                ToProxy::Segment { dc, index: segment, kind: made_one.kind, len_bytes: made_one.len_bytes };
+            let (kind, len_bytes) = (made_one.kind, made_one.len_bytes);
+            let message = ToProxy::Segment { memory, index: segment, kind, len_bytes };
             return self.say_with(proxy, message, vec![Descriptor::Segment { memory, segment }], out);
+        }
+        if let (0..2, Owner::Proxy { only: Some(only), .. }) = (segment, there.owner) {
+            return self.no_private_memory(proxy, only, memory, out);
         }
         if segment < 2 {
             return self.proxy_wrong(proxy, "there is no memory for it; killed", out);

@@ -4,14 +4,14 @@
 //! between; the memory of the proxy keeps that account.
 
 use abi::courier::{Attach, ToProxy};
-use abi::limits::{SIDES_PROXY, SIDES_SPARE_MIN};
+use abi::limits::{SIDES_MORE, SIDES_PROXY, SIDES_SPARE_MIN};
 use abi::member::{Refusal, SegmentKind};
 use abi::{DcId, Endpoint, Kinds, NodeId, doorbell};
 
 use super::effect::{Descriptor, Effect, Note};
-use super::memory::sides_bytes;
+use super::memory::{Owner, sides_bytes};
 use super::pairs::Sight;
-use super::state::{Far, Place, Stage, Via};
+use super::state::{Far, Place, Remote, Stage, Via};
 use super::{Core, Now};
 
 /// Pairs that may wait for a side, of one node.
@@ -28,7 +28,7 @@ impl Core {
     ) -> Result<Sight, Refusal> {
         let remote = self.dcs.get(&to.dc).and_then(|d| d.remotes.get(&to.slot));
         let alive = remote.filter(|r| r.alive && r.generation == to.generation);
-        let node = alive.ok_or(Refusal::NoSuchEndpoint)?.node;
+        let Remote { node, private, .. } = *alive.ok_or(Refusal::NoSuchEndpoint)?;
         let local = self.locals.get(&own).ok_or(Refusal::NoSuchEndpoint)?;
         if let Some(far) = local.far(to) {
             return match far {
@@ -44,29 +44,30 @@ impl Core {
         }
         let allowed = self.permitted(own, to, follow)?;
         let proxy = self.plan.route(node).ok_or(Refusal::NotReady)?;
-        let theirs = self.proxy_memory(proxy, own.dc).ok_or(Refusal::NotReady)?;
-        if !self.has_free_side(local.memory) || !self.has_free_side(theirs) {
+        let (memory, private) = (local.memory, local.private || private);
+        let theirs = self.speaking_memory(proxy, own, private, out).ok_or(Refusal::NotReady)?;
+        if !self.has_free_side(memory) || !self.has_free_side(theirs) {
             return Err(Refusal::NotReady);
         }
-        self.link(own, to, Via::Remote(self.far(node, proxy)), allowed).ok_or(Refusal::NotReady)?;
+        self.link(own, to, Via::Remote(self.far(node, proxy, private)), allowed).ok_or(Refusal::NotReady)?;
         self.attach(own, to, out);
         self.sight(own, to).ok_or(Refusal::NotReady)
     }
 
-    fn far(&self, node: NodeId, proxy: u16) -> Far {
+    fn far(&self, node: NodeId, proxy: u16, private: bool) -> Far {
         let incarnation = self.nodes.get(&node).and_then(|n| n.incarnation);
-        Far { node, incarnation, proxy, place: None, recycled: false, gone: false, ended: false }
+        Far { node, incarnation, proxy, private, place: None, recycled: false, gone: false, ended: false }
     }
 
     /// The memory of a proxy that is up, in a DC.
-    fn proxy_memory(&self, proxy: u16, dc: DcId) -> Option<u32> {
+    pub(super) fn proxy_memory(&self, proxy: u16, dc: DcId) -> Option<u32> {
         self.proxies.get(&proxy).filter(|p| p.is_up())?.memories.get(&dc).copied()
     }
 
     /// Gives the pair a side of its proxy and tells the proxy; false: it has none to give just now.
     fn attach(&mut self, own: Endpoint, remote: Endpoint, out: &mut Vec<Effect>) -> bool {
         let Some(far) = self.locals.get(&own).and_then(|l| l.far(remote)) else { return false };
-        let Some(memory) = self.proxy_memory(far.proxy, own.dc) else { return false };
+        let Some(memory) = self.speaking_memory(far.proxy, own, far.private, out) else { return false };
         let Some(side) = self.take_side(memory) else { return false };
         if let Some(theirs) = self.memories.get_mut(&memory) {
             theirs.used.insert((own, remote), side);
@@ -74,7 +75,7 @@ impl Core {
         self.with_far(own, remote, |far| far.place = Some(Place { memory, side }));
         self.say_attach(own, remote, out);
         out.push(Effect::Note(Note::Attached { local: own, remote, proxy: far.proxy }));
-        self.spare_sides(far.proxy, own.dc, out);
+        self.spare_sides(far.proxy, memory, out);
         true
     }
 
@@ -87,6 +88,7 @@ impl Core {
             local: own,
             remote,
             node: far.node,
+            own_memory: place.memory,
             own_segment: place.side.segment,
             own_side: place.side.side,
             memory: local.memory,
@@ -107,13 +109,14 @@ impl Core {
     }
 
     /// Has more sides made before the last ones are given out.
-    pub(super) fn spare_sides(&mut self, proxy: u16, dc: DcId, out: &mut Vec<Effect>) {
-        let Some(memory) = self.proxy_memory(proxy, dc) else { return };
+    pub(super) fn spare_sides(&mut self, proxy: u16, memory: u32, out: &mut Vec<Effect>) {
         let Some(theirs) = self.memories.get(&memory) else { return };
         if theirs.free_sides() >= SIDES_SPARE_MIN as usize || theirs.expects_sides() {
             return;
         }
-        if self.add_segment(memory, SegmentKind::Sides, sides_bytes(SIDES_PROXY), 0, out).is_err() {
+        let is_everybodys = matches!(theirs.owner, Owner::Proxy { only: None, .. });
+        let sides = if is_everybodys { SIDES_PROXY } else { SIDES_MORE };
+        if self.add_segment(memory, SegmentKind::Sides, sides_bytes(sides), 0, out).is_err() {
             out.push(Effect::Note(Note::ProxyWrong { proxy, what: "has all the segments that it may have" }));
         }
     }
@@ -192,12 +195,16 @@ impl Core {
             self.opens.remove(&(local, remote));
             return self.say(proxy, ToProxy::Refuse { local, remote, why: Refusal::NotPermitted }, out);
         }
-        let Some(theirs) = self.proxy_memory(proxy, local.dc) else { return };
-        if there.stage != Stage::Ready || !self.has_free_side(there.memory) || !self.has_free_side(theirs) {
+        let (stage, memory) = (there.stage, there.memory);
+        // Of whom nothing is known yet it may turn out that it is.
+        let is_it = |next: &&Remote| next.generation == remote.generation;
+        let private = there.private || next.filter(is_it).is_none_or(|next| next.private);
+        let Some(theirs) = self.speaking_memory(proxy, local, private, out) else { return };
+        if stage != Stage::Ready || !self.has_free_side(memory) || !self.has_free_side(theirs) {
             return;
         }
         self.opens.remove(&(local, remote));
-        if self.link(local, remote, Via::Remote(self.far(node, proxy)), allowed).is_some() {
+        if self.link(local, remote, Via::Remote(self.far(node, proxy, private)), allowed).is_some() {
             self.attach(local, remote, out);
             self.hint(local, remote, out);
         }
@@ -244,7 +251,11 @@ impl Core {
             // Rung first: who withdraws a message must know of the proxy that may have sent it (`dvk::core`, `withdraw`).
             self.hint(own, remote, out);
             if !self.attach(own, remote, out) {
-                break;
+                // A private pair waits for a memory of its endpoint's own, the others for the one of the DC.
+                match self.locals.get(&own).and_then(|l| l.far(remote)) {
+                    Some(Far { private: true, .. }) => continue,
+                    _ => break,
+                }
             }
             if self.locals.get(&own).is_some_and(|l| l.stage.is_dead()) {
                 ended.push(own);
@@ -259,7 +270,9 @@ impl Core {
         for (local, remote) in opens {
             self.retry_open(local, remote, out);
         }
-        self.spare_sides(proxy, dc, out);
+        if let Some(memory) = self.proxy_memory(proxy, dc) {
+            self.spare_sides(proxy, memory, out);
+        }
     }
 
     /// The local end is done with an ended pair: both sides are free when the proxy has let go.
@@ -273,7 +286,7 @@ impl Core {
             *past = remote.generation.max(*past);
         }
         if far.place.is_none() || far.gone {
-            self.free_their_side(far, own, remote);
+            self.free_their_side(far, own, remote, out);
             return self.unlink(own, remote, out);
         }
         self.with_far(own, remote, |far| far.recycled = true);
@@ -284,7 +297,7 @@ impl Core {
     pub(super) fn release_ended(&mut self, own: Endpoint, remote: Endpoint, out: &mut Vec<Effect>) {
         let Some(far) = self.locals.get(&own).and_then(|l| l.far(remote)) else { return };
         if far.gone {
-            self.free_their_side(far, own, remote);
+            self.free_their_side(far, own, remote, out);
         } else if far.ended && far.place.is_some() && !far.recycled {
             self.say(far.proxy, ToProxy::Detach { local: own, remote }, out);
         }
@@ -309,7 +322,7 @@ impl Core {
             // The local end still reads the proxy's side; both are free when it says `Recycled`.
             return self.with_far(local, remote, |far| far.gone = true);
         }
-        self.free_side_of(proxy, local, remote);
+        self.free_side_of(proxy, local, remote, out);
         if far.is_some() {
             self.unlink(local, remote, out);
             self.settle(now, local, out);
@@ -320,17 +333,20 @@ impl Core {
     }
 
     /// Frees the side that a proxy had for a pair it has forgotten.
-    fn free_side_of(&mut self, proxy: u16, local: Endpoint, remote: Endpoint) {
-        let memory = self.proxy_memory(proxy, local.dc);
-        let Some(theirs) = memory.and_then(|m| self.memories.get_mut(&m)) else { return };
-        if let Some(side) = theirs.used.remove(&(local, remote)) {
-            theirs.give_side(side);
+    fn free_side_of(&mut self, proxy: u16, local: Endpoint, remote: Endpoint, out: &mut Vec<Effect>) {
+        let private = self.private_memory_of(proxy, local);
+        for memory in self.proxy_memory(proxy, local.dc).into_iter().chain(private) {
+            let Some(theirs) = self.memories.get_mut(&memory) else { continue };
+            if let Some(side) = theirs.used.remove(&(local, remote)) {
+                theirs.give_side(side);
+            }
         }
+        self.drop_unused(proxy, local, out);
     }
 
-    fn free_their_side(&mut self, far: Far, local: Endpoint, remote: Endpoint) {
+    fn free_their_side(&mut self, far: Far, local: Endpoint, remote: Endpoint, out: &mut Vec<Effect>) {
         if far.place.is_some() {
-            self.free_side_of(far.proxy, local, remote);
+            self.free_side_of(far.proxy, local, remote, out);
         }
     }
 
@@ -363,7 +379,7 @@ fn first_of(dc: DcId) -> Endpoint {
 
 impl Far {
     /// Whether a proxy should carry the pair and does not.
-    fn wants(&self, proxy: u16) -> bool {
+    pub(super) fn wants(&self, proxy: u16) -> bool {
         self.proxy == proxy && self.place.is_none() && !self.recycled && !self.gone && !self.ended
     }
 }

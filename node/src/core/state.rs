@@ -92,6 +92,8 @@ pub(super) struct Remote {
     /// The user that it runs as there, for rules.
     pub uid: u32,
     pub alive: bool,
+    /// It has memory for each peer apart.
+    pub private: bool,
 }
 
 /// How far an endpoint of this node is.
@@ -133,6 +135,10 @@ pub(super) struct Local {
     pub ticket: Option<u32>,
     pub token: [u64; 2],
     pub memory: u32,
+    /// It has memory for each peer apart.
+    pub private: bool,
+    /// Sides of pairs that ended before it was told of them: it lets go of them at its next pull.
+    pub spent: VecDeque<u32>,
     pub links: BTreeMap<Endpoint, Link>,
     /// By slot, the last remote endpoint with which it was done: it must not be given again what it has had.
     pub past: BTreeMap<Slot, Generation>,
@@ -168,6 +174,8 @@ pub(super) struct Far {
     /// Of the node, when the pair was made; none was known then if `None`.
     pub incarnation: Option<Incarnation>,
     pub proxy: u16,
+    /// Either end is: the proxy speaks in a memory that the local end alone may read.
+    pub private: bool,
     /// Where the proxy speaks for the remote endpoint; `None` while no proxy carries the pair.
     pub place: Option<Place>,
     /// The local end is done with the pair and waits for the proxy's `Detached`.
@@ -191,6 +199,7 @@ pub(super) struct Inquiry {
     pub slot: Option<Slot>,
     pub name: Name,
     pub token: [u64; 2],
+    pub private: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -224,6 +233,8 @@ pub(super) struct Proxy {
     failures: u32,
     pub since: Now,
     pub memories: BTreeMap<DcId, u32>,
+    /// Its memories that one local endpoint alone may read, for the private pairs of that endpoint.
+    pub private: BTreeMap<Endpoint, u32>,
     pub ping: u64,
     pub next_ping: Now,
     /// When the oldest ping without an answer was sent.
@@ -242,6 +253,7 @@ impl Proxy {
             failures: 0,
             since: now,
             memories: BTreeMap::new(),
+            private: BTreeMap::new(),
             ping: 0,
             next_ping: now,
             unanswered_since: None,

@@ -12,6 +12,7 @@ use abi::{DcId, Endpoint, Generation, Incarnation, Name, NodeId, Slot};
 use super::memory::Owner;
 use super::*;
 
+mod private;
 mod privileges;
 
 const DC: DcId = DcId(1);
@@ -144,7 +145,7 @@ impl World {
             ],
             Effect::KillProxy { proxy } => vec![Input::ProxyExited { proxy: *proxy }],
             Effect::ToProxy { message, .. } if self.obeys => match *message {
-                ToProxy::Segment { dc, index, .. } => vec![said(FromProxy::Mapped { dc, index })],
+                ToProxy::Segment { memory, index, .. } => vec![said(FromProxy::Mapped { memory, index })],
                 ToProxy::Detach { local, remote } => vec![said(FromProxy::Detached { local, remote })],
                 ToProxy::NodeDead { node, .. } => vec![said(FromProxy::NodeClosed { node })],
                 ToProxy::Ping { number } => vec![said(FromProxy::Pong { number, totals: Totals::default() })],
@@ -168,6 +169,7 @@ impl World {
             bound: *bound,
             name: Name::NONE,
             uid: 5,
+            private: false,
         };
         let chunk = Chunk { kind, version: 1, entries: entries.iter().map(entry).collect() };
         let message = FromProxy::Directory { node: FAR, incarnation: Incarnation(incarnation) };
@@ -206,7 +208,7 @@ impl World {
 
     pub fn try_bind(&mut self, slot: Option<u16>) -> Option<(ConnId, Endpoint)> {
         let conn = self.hello(5);
-        match self.ask(conn, Request::Bind { slot: slot.map(Slot), name: Name::NONE }) {
+        match self.ask(conn, Request::Bind { slot: slot.map(Slot), name: Name::NONE, private: false }) {
             Reply::Bound { endpoint, .. } => {
                 assert_eq!(self.ask(conn, Request::Ready), Reply::Done);
                 Some((conn, endpoint))
@@ -248,13 +250,14 @@ fn a_name_is_taken_when_its_bind_begins_and_found_when_it_is_seen() {
     let (asker, _) = world.bind(None);
     let conn = world.hello(5);
     let name = Name::new("kv").unwrap();
-    let Reply::Bound { endpoint, .. } = world.ask(conn, Request::Bind { slot: None, name }) else {
+    let Reply::Bound { endpoint, .. } = world.ask(conn, Request::Bind { slot: None, name, private: false })
+    else {
         panic!("not bound")
     };
     let lookup = Request::LookupName { name };
     assert_eq!(world.ask(asker, lookup), Reply::Refused(Refusal::NoSuchEndpoint), "not in the table yet");
     let other = world.hello(5);
-    let again = world.ask(other, Request::Bind { slot: None, name });
+    let again = world.ask(other, Request::Bind { slot: None, name, private: false });
     assert_eq!(again, Reply::Refused(Refusal::NameTaken));
     assert_eq!(world.ask(conn, Request::Ready), Reply::Done);
     assert_eq!(world.ask(asker, lookup), Reply::Found { endpoint });
@@ -279,7 +282,7 @@ fn generations_are_written_down_before_they_are_used() {
         world.done.clear();
         let conn = world.hello(5);
         assert!(matches!(
-            world.ask(conn, Request::Bind { slot: Some(Slot(1)), name: Name::NONE }),
+            world.ask(conn, Request::Bind { slot: Some(Slot(1)), name: Name::NONE, private: false }),
             Reply::Bound { .. }
         ));
         let record = world.done.iter().position(|e| matches!(e, Effect::Record { .. }));
@@ -298,7 +301,7 @@ fn a_bind_without_memory_leaves_nothing() {
     let conn = world.hello(5);
     let memories = world.memories.clone();
     world.no_memory = true;
-    let bind = Request::Bind { slot: Some(Slot(1)), name: Name::new("x").unwrap() };
+    let bind = Request::Bind { slot: Some(Slot(1)), name: Name::new("x").unwrap(), private: false };
     assert_eq!(world.ask(conn, bind), Reply::Refused(Refusal::NoMemory));
     assert_eq!((&world.memories, world.core.locals.len(), world.state_free()), (&memories, 0, true));
 }
@@ -498,7 +501,7 @@ fn an_unclaimed_endpoint_is_opened_when_it_is_ready() {
     let launcher = world.hello(5);
     let process = Process { pid: 77, uid: 5, start_time: 3 };
     world.done.clear();
-    let ask = Request::BindOther { pid: 77, slot: None, name: Name::NONE };
+    let ask = Request::BindOther { pid: 77, slot: None, name: Name::NONE, private: false };
     world.step(Input::Asked { conn: launcher, request: Some(ask), fresh: [1, 2] });
     world.step(Input::ProcessOpened { ticket: 1, process: Some(process) });
     let bound = world.done.iter().find_map(|e| match e {
@@ -524,6 +527,8 @@ fn an_unclaimed_endpoint_is_opened_when_it_is_ready() {
 fn proxies_get_more_sides_before_the_last_are_given_out() {
     let mut world = World::up(Some(50));
     let conns: Vec<_> = (0..16).map(|_| world.bind(None)).collect();
+    let known: Vec<_> = (16..32).map(|slot| (far(slot, 1), true)).collect();
+    world.directory(50, ChunkKind::Delta, &known);
     let mut carried = 0;
     for (conn, own) in &conns {
         let more = Request::NewSegment { kind: SegmentKind::Sides, len_bytes: memory::sides_bytes(16) };

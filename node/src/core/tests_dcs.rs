@@ -101,7 +101,7 @@ fn a_dc_is_made_while_the_node_runs_and_the_other_node_and_the_file_hear_of_it()
         panic!("not welcome")
     };
     assert_eq!((dc, slot_first, slot_count), (spec.id, Slot(0), 1024));
-    let bound = world.ask(901, Request::Bind { slot: None, name: Name::NONE });
+    let bound = world.ask(901, Request::Bind { slot: None, name: Name::NONE, private: false });
     assert!(matches!(bound, Reply::Bound { .. }), "{bound:?}");
 }
 
@@ -163,7 +163,7 @@ fn a_node_with_endpoints_is_not_taken_out_unless_forced_and_nothing_of_them_stay
     assert!(world.told(&ToProxy::LocalEnded { endpoint: own }), "its peer hears of its death");
     assert!(!world.told(&ToProxy::DropDc { dc: MAIN }), "its last words are still carried");
     assert_eq!(
-        world.ask(conn, Request::Bind { slot: None, name: Name::NONE }),
+        world.ask(conn, Request::Bind { slot: None, name: Name::NONE, private: false }),
         Reply::Refused(Refusal::NoSuchDc)
     );
     assert_eq!(world.hello_to(901, "main"), Reply::Refused(Refusal::NoSuchDc));

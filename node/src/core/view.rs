@@ -114,6 +114,8 @@ pub struct EndpointView {
     pub node: u16,
     pub name: String,
     pub state: String,
+    /// It has memory for each peer apart.
+    pub private: bool,
     /// Of a local endpoint.
     pub pid: Option<u32>,
     pub uid: Option<u32>,
@@ -245,7 +247,8 @@ impl Core {
         for (id, dc) in &self.dcs {
             for (slot, remote) in dc.remotes.iter().filter(|(_, r)| r.alive) {
                 let endpoint = abi::Endpoint::new(*id, *slot, remote.generation);
-                views.push(self.view(endpoint, remote.node.0, remote.name, "bound"));
+                let view = self.view(endpoint, remote.node.0, remote.name, "bound");
+                views.push(EndpointView { private: remote.private, ..view });
             }
         }
         views.sort_by_key(|v| (v.dc, v.slot, v.generation));
@@ -262,6 +265,7 @@ impl Core {
         };
         let segments = self.memories.get(&local.memory).map(|m| &m.segments);
         Some(EndpointView {
+            private: local.private,
             pid: Some(local.process.pid),
             uid: Some(local.process.uid),
             pairs: Some(local.links.len()),
@@ -282,6 +286,7 @@ impl Core {
             node,
             name: name.as_str().to_owned(),
             state: state.to_owned(),
+            private: false,
             pid: None,
             uid: None,
             pairs: None,

@@ -155,7 +155,7 @@ pub struct Member {
 impl Member {
     pub fn bind(socket: PathBuf, slot: Option<Slot>, name: &str) -> Member {
         let client = Client::hello(socket);
-        let (reply, fds) = client.ask(Request::Bind { slot, name: name_of(name) });
+        let (reply, fds) = client.ask(Request::Bind { slot, name: name_of(name), private: false });
         Member::bound(client, reply, &fds)
     }
 

@@ -179,13 +179,13 @@ impl FakeProxy {
                     assert_eq!(fds.len(), 3);
                     self.memory = memory;
                 }
-                (ToProxy::Segment { dc, index, kind, len_bytes }, _, fds) => {
+                (ToProxy::Segment { memory, index, kind, len_bytes }, _, fds) => {
                     let map =
                         Mapping::shared(fds[0].as_fd(), 0, len_bytes as usize, Access::ReadWrite).unwrap();
                     if kind == SegmentKind::Sides {
                         self.sides = Some(map);
                     }
-                    self.say(FromProxy::Mapped { dc, index });
+                    self.say(FromProxy::Mapped { memory, index });
                     given += 1;
                 }
                 (ToProxy::NodeDead { .. }, ..) => {}

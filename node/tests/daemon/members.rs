@@ -16,7 +16,7 @@ use crate::client::{Client, DC, Member, PATIENCE, alone, eventually, name_of, re
 fn a_bound_endpoint_is_in_the_table_once_it_is_ready() {
     let house = alone();
     let client = Client::hello(house.daemon.member_socket());
-    let (reply, fds) = client.ask(Request::Bind { slot: Some(Slot(3)), name: Name::NONE });
+    let (reply, fds) = client.ask(Request::Bind { slot: Some(Slot(3)), name: Name::NONE, private: false });
     let Reply::Bound { endpoint, sides, .. } = reply else { panic!("{reply:?}") };
     assert_eq!(client.entry(Slot(3)).state, State::Free, "not before ready");
     Mapping::shared(fds[0].as_fd(), 0, sides as usize * side::BYTES, Access::ReadWrite).unwrap();
@@ -43,7 +43,7 @@ fn slots_are_taken_once_and_only_in_the_own_range() {
     let socket = house.daemon.member_socket();
     let first = Member::bind(socket.clone(), Some(Slot(7)), "");
     let client = Client::hello(socket);
-    let bind = |slot| Request::Bind { slot: Some(slot), name: Name::NONE };
+    let bind = |slot| Request::Bind { slot: Some(slot), name: Name::NONE, private: false };
     assert_eq!(client.refused(bind(Slot(7))), Refusal::SlotTaken);
     assert_eq!(client.refused(bind(Slot(8))), Refusal::NotMySlot);
     assert_eq!(first.client.ask(Request::Unbind).0, Reply::Done);
@@ -59,7 +59,10 @@ fn any_slot_is_the_one_unused_for_longest_until_none_is_left() {
     let mut members: Vec<Member> = (0..8).map(|_| Member::bind(socket.clone(), None, "")).collect();
     assert!((0..).zip(&members).all(|(slot, m)| m.endpoint.slot == Slot(slot)));
     let client = Client::hello(socket.clone());
-    assert_eq!(client.refused(Request::Bind { slot: None, name: Name::NONE }), Refusal::NoFreeSlot);
+    assert_eq!(
+        client.refused(Request::Bind { slot: None, name: Name::NONE, private: false }),
+        Refusal::NoFreeSlot
+    );
     drop(members.remove(5));
     drop(members.remove(2));
     eventually("both are dead", || {
@@ -74,7 +77,10 @@ fn names_are_unique_and_found() {
     let socket = house.daemon.member_socket();
     let kv = Member::bind(socket.clone(), None, "kv");
     let client = Client::hello(socket);
-    assert_eq!(client.refused(Request::Bind { slot: None, name: name_of("kv") }), Refusal::NameTaken);
+    assert_eq!(
+        client.refused(Request::Bind { slot: None, name: name_of("kv"), private: false }),
+        Refusal::NameTaken
+    );
     let lookup = Request::LookupName { name: name_of("kv") };
     assert_eq!(client.ask(lookup).0, Reply::Found { endpoint: kv.endpoint });
     assert_eq!(kv.client.ask(Request::Unbind).0, Reply::Done);
@@ -226,7 +232,7 @@ fn bulk_segments_are_mapped_by_who_was_introduced_and_nobody_else() {
 fn a_segment_that_was_cut_before_its_seal_costs_the_binding() {
     let house = alone();
     let client = Client::hello(house.daemon.member_socket());
-    let (_, fds) = client.ask(Request::Bind { slot: Some(Slot(1)), name: Name::NONE });
+    let (_, fds) = client.ask(Request::Bind { slot: Some(Slot(1)), name: Name::NONE, private: false });
     rustix::fs::ftruncate(&fds[1], 4096).unwrap();
     assert_eq!(client.refused(Request::Ready), Refusal::BadRequest);
     let mut bytes = [0; 128];
@@ -241,8 +247,12 @@ fn a_process_bound_by_another_claims_with_its_token() {
     let socket = house.daemon.member_socket();
     let launcher = Client::hello(socket.clone());
     let me = std::process::id();
-    let (reply, fds) =
-        launcher.ask(Request::BindOther { pid: me, slot: Some(Slot(2)), name: name_of("job") });
+    let (reply, fds) = launcher.ask(Request::BindOther {
+        pid: me,
+        slot: Some(Slot(2)),
+        name: name_of("job"),
+        private: false,
+    });
     let Reply::Bound { endpoint, token, .. } = reply else { panic!("{reply:?}") };
     assert!(fds.is_empty() && token != [0; 2]);
     assert_eq!(launcher.entry(Slot(2)).state, State::Bound, "reserved is bound");
@@ -268,7 +278,7 @@ fn a_token_is_worth_nothing_to_another_process_and_the_reservation_ends_with_its
     let house = alone();
     let client = Client::hello(house.daemon.member_socket());
     let mut child = Command::new("sleep").arg("100").stdin(Stdio::null()).spawn().unwrap();
-    let bind = Request::BindOther { pid: child.id(), slot: Some(Slot(4)), name: Name::NONE };
+    let bind = Request::BindOther { pid: child.id(), slot: Some(Slot(4)), name: Name::NONE, private: false };
     let Reply::Bound { endpoint, token, .. } = client.ask(bind).0 else { panic!("not bound") };
     assert_eq!(client.refused(Request::Claim { endpoint, token }), Refusal::NotAllowed);
     assert_eq!(client.entry(Slot(4)).state, State::Bound);
@@ -276,7 +286,7 @@ fn a_token_is_worth_nothing_to_another_process_and_the_reservation_ends_with_its
     eventually("its process's end is the endpoint's", || client.entry(Slot(4)).state == State::Dead);
     child.wait().unwrap();
     assert_eq!(
-        client.refused(Request::BindOther { pid: 0, slot: None, name: Name::NONE }),
+        client.refused(Request::BindOther { pid: 0, slot: None, name: Name::NONE, private: false }),
         Refusal::NoSuchProcess
     );
     assert_eq!(client.refused(bind), Refusal::NoSuchProcess);

@@ -15,7 +15,7 @@ fn far(slot: u16, generation: u32) -> Endpoint {
 }
 
 fn delta(endpoint: Endpoint, bound: bool, name: &str) -> Chunk {
-    let entries = vec![DirectoryEntry { endpoint, bound, name: name_of(name), uid: 0 }];
+    let entries = vec![DirectoryEntry { endpoint, bound, name: name_of(name), uid: 0, private: false }];
     Chunk { kind: ChunkKind::Delta, version: 1, entries }
 }
 
@@ -253,7 +253,10 @@ fn a_link_that_comes_up_is_sent_the_whole_directory_then_changes() {
     assert_eq!(kinds, [ChunkKind::Begin, ChunkKind::Part, ChunkKind::End]);
     let uid = rustix::process::getuid().as_raw();
     let name = name_of("a");
-    assert_eq!(chunks[1].entries, [DirectoryEntry { endpoint: a.endpoint, bound: true, name, uid }]);
+    assert_eq!(
+        chunks[1].entries,
+        [DirectoryEntry { endpoint: a.endpoint, bound: true, name, uid, private: false }]
+    );
     let b = Member::bind(socket, None, "");
     let bound = proxy.hear_directory();
     assert_eq!((bound.kind, bound.entries[0].endpoint), (ChunkKind::Delta, b.endpoint));
@@ -277,7 +280,7 @@ fn a_fenced_node_begins_anew() {
     let successor = FakeProxy::up(&started);
     assert_eq!(successor.options.incarnation.0, first.0 + 1);
     assert!(proxy.is_killed());
-    let (reply, fds) = a.client.ask(Request::Bind { slot: None, name: name_of("again") });
+    let (reply, fds) = a.client.ask(Request::Bind { slot: None, name: name_of("again"), private: false });
     Member::bound(a.client, reply, &fds);
 }
 
@@ -313,7 +316,9 @@ fn a_proxy_gets_more_pool_within_its_limit() {
     let (starter, started) = fakes();
     let _house = house(TWO, starter);
     let proxy = FakeProxy::up(&started);
-    let want = |len_bytes| proxy.say(FromProxy::NewSegment { dc: DC, kind: SegmentKind::Pool, len_bytes });
+    let want = |len_bytes| {
+        proxy.say(FromProxy::NewSegment { memory: proxy.memory, kind: SegmentKind::Pool, len_bytes })
+    };
     want(1 << 40);
     want(4 << 20);
     let given = proxy.hear_until(|m| match m {

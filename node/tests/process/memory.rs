@@ -59,7 +59,8 @@ fn what_killed_processes_held_comes_back() {
 /// Starts programs that talk to everybody, a few at a time, and kills each at a moment of chance. Two echoes go with
 /// them, one on each node.
 fn crowd(cluster: &Cluster, chance: &mut Chance, count: u16) {
-    let mut echoes = [cluster.start(1, 0, "echo"), cluster.start(2, 0, "echo")];
+    // Some are private: of their pairs nothing is left either.
+    let mut echoes = [cluster.start(1, 0, "private echo"), cluster.start(2, 0, "echo")];
     for echo in &echoes {
         echo.endpoint();
     }
@@ -70,7 +71,9 @@ fn crowd(cluster: &Cluster, chance: &mut Chance, count: u16) {
             std::thread::sleep(chance.millis_below(120));
             kill(running.swap_remove(chance.below(TOGETHER as u64) as usize));
         }
-        running.push(cluster.start_anywhere(1 + n % 2, &format!("crowd {}", chance.below(1 << 40))));
+        let private = if n % 3 == 0 { "private " } else { "" };
+        let role = format!("{private}crowd {}", chance.below(1 << 40));
+        running.push(cluster.start_anywhere(1 + n % 2, &role));
     }
     for program in running {
         std::thread::sleep(chance.millis_below(60));

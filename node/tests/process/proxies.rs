@@ -21,11 +21,16 @@ struct Traffic {
 
 impl Traffic {
     fn begin(cluster: &Cluster, laps: u64, lap_messages: u64) -> Traffic {
-        let into = cluster.start(2, 0, &format!("stream-in {laps} {lap_messages}"));
+        Traffic::begin_as("", cluster, laps, lap_messages)
+    }
+
+    /// `how`: before every role.
+    fn begin_as(how: &str, cluster: &Cluster, laps: u64, lap_messages: u64) -> Traffic {
+        let into = cluster.start(2, 0, &format!("{how}stream-in {laps} {lap_messages}"));
         let (to, server) = (cluster.slot(2, 0).0, cluster.slot(1, 1).0);
-        let out = cluster.start(1, 0, &format!("stream-out {to} {laps} {lap_messages}"));
-        let echo = cluster.start(1, 1, "echo");
-        let ask = cluster.start(2, 1, &format!("ask {server}"));
+        let out = cluster.start(1, 0, &format!("{how}stream-out {to} {laps} {lap_messages}"));
+        let echo = cluster.start(1, 1, &format!("{how}echo"));
+        let ask = cluster.start(2, 1, &format!("{how}ask {server}"));
         for program in [&into, &out, &echo, &ask] {
             program.endpoint();
         }
@@ -62,8 +67,17 @@ impl Traffic {
 #[test]
 fn a_killed_proxy_loses_nothing() {
     let Some(cluster) = Cluster::up(Plan::nodes(2)) else { return };
+    kill_proxies(&cluster, Traffic::begin(&cluster, LAPS, LAP_MESSAGES));
+}
+
+#[test]
+fn a_killed_proxy_loses_nothing_of_private_endpoints() {
+    let Some(cluster) = Cluster::up(Plan::nodes(2)) else { return };
+    kill_proxies(&cluster, Traffic::begin_as("private ", &cluster, LAPS, LAP_MESSAGES));
+}
+
+fn kill_proxies(cluster: &Cluster, mut traffic: Traffic) {
     let mut chance = Chance::of_now();
-    let mut traffic = Traffic::begin(&cluster, LAPS, LAP_MESSAGES);
     let mut kills = 0;
     for lap in 0..LAPS {
         let pids = cluster.proxies_up();

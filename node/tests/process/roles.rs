@@ -1,7 +1,7 @@
 //! What a program does once it is started: one function for each role. Its first report is its endpoint.
 //!
 //! A role is a line of words in the environment. Key types: [`Orders`], [`Life`]. Neighbours: `program` (who starts
-//! them), `stream` and `crowd` (the longer roles).
+//! them), `stream`, `crowd` and `whisper` (the longer roles).
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use super::system::LONG;
 
 pub mod crowd;
 pub mod stream;
+pub mod whisper;
 
 /// The test by which this executable begins as a program.
 pub const ENTRY: &str = "child_entry";
@@ -72,9 +73,14 @@ pub fn report(text: impl std::fmt::Display) {
 /// Plays the role that the environment names, and ends the process; returns when it names none.
 pub fn play() {
     let Ok(line) = std::env::var(ROLE) else { return };
+    // Any role may be played by a private endpoint.
+    let (private, line) = match line.strip_prefix("private ") {
+        Some(rest) => (true, rest),
+        None => (false, line.as_str()),
+    };
     let words: Vec<&str> = line.split(' ').collect();
     let orders = Orders::listen();
-    let me = bind();
+    let me = bind(private);
     report(format_args!("bound {}", me.whoami()));
     let life = Life { me, orders };
     let number = |at: usize| words[at].parse::<u64>().expect("a number");
@@ -97,17 +103,20 @@ pub fn play() {
         "stream-in" => stream::receive(life, number(1), number(2)),
         "press" => crowd::press(life, slot(1), Duration::from_millis(number(2)), number(3) as usize),
         "crowd" => crowd::live(life, number(1)),
+        "tell" => whisper::tell(life),
+        "hear" => whisper::hear(life),
         other => panic!("there is no role {other:?}"),
     }
     std::process::exit(0);
 }
 
-fn bind() -> Binding {
+fn bind(private: bool) -> Binding {
     let Ok(socket) = std::env::var(SOCKET) else {
         return Binding::from_env().expect("bound by who started this program");
     };
     let dc = std::env::var(OTHER_DC).unwrap_or_else(|_| DC.to_owned());
-    let mut options = BindOptions::new(socket, &dc).wait(Wait::Adaptive(Duration::from_micros(5)));
+    let wait = Wait::Adaptive(Duration::from_micros(5));
+    let mut options = BindOptions::new(socket, &dc).wait(wait).private(private);
     if let Ok(slot) = std::env::var(SLOT) {
         options = options.slot(Slot(slot.parse().expect("a slot")));
     }

@@ -15,6 +15,8 @@ use dvk::{BindOptions, Binding, Timeout, Wait};
 use fabric::Fabric;
 use fabric::driver::{Credentials, Driver};
 use fabric::loopback::{Loopback, Mode};
+use node::admin;
+use node::core::EndpointView;
 use node::daemon::start::ProxyHandle;
 use node::{Daemon, RunOptions, StartProxy, Started};
 use proxy_tcp::{ClusterKey, ProxyOptions, TcpConfig, TcpFabric};
@@ -140,6 +142,17 @@ impl World {
         self.sockets[self.index(place)].clone()
     }
 
+    /// What the place's daemon says of its endpoints.
+    pub fn endpoints(&self, place: Place) -> Vec<EndpointView> {
+        #[derive(serde::Deserialize)]
+        struct Answer {
+            endpoints: Vec<EndpointView>,
+        }
+        let daemon = self.daemons[self.index(place)].as_ref().expect("it runs");
+        let answer = admin::call_as::<Answer>(&daemon.admin_socket(), &admin::Request::Ps, LONG);
+        answer.expect("the daemon answers").endpoints
+    }
+
     pub fn options(&self, place: Place) -> BindOptions {
         BindOptions::new(self.socket(place), "dc").wait(Wait::Adaptive(Duration::from_micros(5)))
     }
@@ -155,7 +168,15 @@ impl World {
         number: u16,
         life: impl FnOnce(Binding) -> T + Send + 'static,
     ) -> Life<T> {
-        let options = self.options(place).slot(self.slot(place, number));
+        self.spawn_as(self.options(place).slot(self.slot(place, number)), life)
+    }
+
+    /// As [`World::spawn`], bound as these options say.
+    pub fn spawn_as<T: Send + 'static>(
+        &self,
+        options: BindOptions,
+        life: impl FnOnce(Binding) -> T + Send + 'static,
+    ) -> Life<T> {
         let (told, bound) = mpsc::channel();
         let (over, ended) = mpsc::channel();
         let thread = std::thread::spawn(move || {

@@ -30,7 +30,7 @@ fn said(world: &mut World, endpoint: Endpoint, bound: bool, name: &str) {
     let chunk = Chunk {
         kind: ChunkKind::Delta,
         version: 1,
-        entries: vec![DirectoryEntry { endpoint, bound, name, uid: 5 }],
+        entries: vec![DirectoryEntry { endpoint, bound, name, uid: 5, private: false }],
     };
     let message = FromProxy::Directory { node: FAR, incarnation: Incarnation(50) };
     world.done.clear();
