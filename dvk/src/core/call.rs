@@ -7,6 +7,7 @@ use abi::limits::CALLS_KNOWN_EVERY;
 use abi::slot::{self, Kind, SlotCopy};
 use abi::{Corrupt, Endpoint};
 use shm::lane::Withdrawal;
+use shm::pool::Loan;
 use shm::reply;
 
 use super::extents::By;
@@ -250,7 +251,8 @@ impl Core {
     }
 
     /// Answers a request. Never waits.
-    #[inline]
+    // Inlined for whoever answers with bytes alone; a private binding with a loan has a call of its own.
+    #[inline(always)]
     pub fn reply(&mut self, request: &Delivery, mut message: Message) -> Result<(), ReplyError> {
         let Some(owed) = request.owed() else { return Err(ReplyError::NotARequest) };
         if owed.is_answered() {
@@ -275,7 +277,12 @@ impl Core {
         }
     }
 
-    #[inline]
+    #[inline(never)]
+    fn may_answer_with(&mut self, index: PeerIndex, loan: &Loan) -> bool {
+        self.may_lend(index, loan.len() as u64) == Ok(true) && self.is_lendable(index, loan)
+    }
+
+    #[inline(always)]
     fn reply_to(&mut self, client: Endpoint, call: u64, message: &mut Message) -> Result<(), ReplyError> {
         let Some(index) = self.find(client) else { return Err(ReplyError::NotWaiting) };
         let me = self.me;
@@ -287,8 +294,7 @@ impl Core {
             self.retire_reply(index, call);
         }
         if let Some(loan) = &message.loan {
-            let len_bytes = loan.len() as u64;
-            if self.may_lend(index, len_bytes) != Ok(true) || !self.is_lendable(index, loan) {
+            if !self.may_answer_with(index, loan) {
                 return Err(ReplyError::Full);
             }
         }

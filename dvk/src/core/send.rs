@@ -4,6 +4,7 @@ use abi::slot::{self, Heading, Kind};
 use abi::{Corrupt, Kinds};
 use shm::lane::Withdrawal;
 use shm::notify;
+use shm::pool::Loan;
 
 use super::extents::By;
 use super::{Core, Host, PeerIndex};
@@ -88,13 +89,7 @@ impl Core {
             return Err(NotPublished::NotPermitted);
         }
         if let Some(loan) = &message.loan {
-            let len_bytes = loan.len() as u64;
-            match self.may_lend(index, len_bytes) {
-                // A private binding lends what was put where the peer alone may read.
-                Ok(true) if self.is_lendable(index, loan) => {}
-                Ok(_) => return Err(NotPublished::Full),
-                Err(corrupt) => return Err(NotPublished::Corrupt(self.condemn(index, corrupt))),
-            }
+            self.check_loan(index, loan)?;
         }
         let me = self.me;
         let Some(peer) = self.peer_mut(index) else { return Err(NotPublished::Dead) };
@@ -111,6 +106,17 @@ impl Core {
         peer.path.knock();
         self.counters.sent += 1;
         Ok(Sent { peer: index, sequence })
+    }
+
+    /// Whether a loan may go out to the peer. Apart, so that what goes without one is as short as can be.
+    #[inline(never)]
+    fn check_loan(&mut self, index: PeerIndex, loan: &Loan) -> Result<(), NotPublished> {
+        match self.may_lend(index, loan.len() as u64) {
+            // A private binding lends what was put where the peer alone may read.
+            Ok(true) if self.is_lendable(index, loan) => Ok(()),
+            Ok(_) => Err(NotPublished::Full),
+            Err(corrupt) => Err(NotPublished::Corrupt(self.condemn(index, corrupt))),
+        }
     }
 
     fn publish_loan(
