@@ -70,7 +70,7 @@ impl Courier {
         let jobs = &self.jobs;
         let places = [
             ("dcs", self.dcs.contains_key(&dc)),
-            ("stores", !self.stores.is_empty()),
+            ("stores", self.stores.keys().any(|memory| self.dcs.values().all(|dc| dc.memory != *memory))),
             ("pairs", self.pairs.iter().flatten().any(|pair| pair.local.dc == dc)),
             ("by_ends", self.by_ends.keys().any(|(local, _)| local.dc == dc)),
             ("by_slot", self.by_slot.keys().any(|(of, _)| *of == dc)),
