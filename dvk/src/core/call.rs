@@ -293,10 +293,10 @@ impl Core {
         if peer.replied.is_some() {
             self.retire_reply(index, call);
         }
-        if let Some(loan) = &message.loan {
-            if !self.may_answer_with(index, loan) {
-                return Err(ReplyError::Full);
-            }
+        if let Some(loan) = &message.loan
+            && !self.may_answer_with(index, loan)
+        {
+            return Err(ReplyError::Full);
         }
         let heading = message.heading(Kind::Reply, 0, me, 0);
         let loan = message.loan.take();

@@ -77,8 +77,8 @@ fn a_remote_endpoint_opens_a_pair_and_the_local_one_pulls_it() {
     let house = house(TWO, starter);
     let a = Member::bind(house.daemon.member_socket(), None, "");
     let proxy = FakeProxy::up(&started);
-    proxy.link(50, LinkState::Up);
     let remote = far(8, 3);
+    told(&proxy, &a, remote);
     proxy.say(FromProxy::RemoteOpen { local: a.endpoint, remote, node: FAR });
     let (attach, _) = proxy.hear_attach();
     let (at_a, _, moved) = introduced(&a);
