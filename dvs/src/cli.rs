@@ -131,7 +131,8 @@ pub enum Command {
     ))]
     Top(TopArgs),
     /// Distributed containers: made, grown, shrunk and stopped while the cluster runs
-    #[command(subcommand)]
+    #[command(subcommand, arg_required_else_help = true)]
+    #[command(after_help = examples(&["dvs dc ls", "dvs dc create batch --nodes n1,n2"], ""))]
     Dc(DcCommand),
     /// What the daemons and proxies of this machine have logged
     #[command(after_help = examples(

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use abi::NodeId;
 use anyhow::Result;
 use node::admin::Request;
 use node::config::ClusterNode;
@@ -31,7 +32,7 @@ pub fn dc(command: DcCommand, dir: Option<&Path>, output: &Output) -> Result<()>
             let place = find(&args.via, dir)?;
             let (name, nodes) = (args.name, ids(&place, &args.nodes)?);
             let daemon = member(&place, &args.via, &name, &[])?;
-            change(&place, daemon, &Request::DcGrow { name, nodes }, "has grown", output)
+            change(&place, daemon, &Request::DcGrow { name, nodes }, "spans", output)
         }
         DcCommand::Shrink(args) => {
             let (what, force) = (args.what, args.force);
@@ -39,7 +40,7 @@ pub fn dc(command: DcCommand, dir: Option<&Path>, output: &Output) -> Result<()>
             let (name, nodes) = (what.name, ids(&place, &what.nodes)?);
             // Who lives on a node, that node knows best.
             let daemon = member(&place, &what.via, &name, &nodes)?;
-            change(&place, daemon, &Request::DcShrink { name, nodes, force }, "has shrunk", output)
+            change(&place, daemon, &Request::DcShrink { name, nodes, force }, "spans", output)
         }
         DcCommand::Stop(args) => {
             let place = find(&args.via, dir)?;
@@ -77,7 +78,27 @@ fn create(args: &DcCreateArgs, dir: Option<&Path>, output: &Output) -> Result<()
         uids: args.uid.iter().copied().collect(),
         like: args.like.clone(),
     };
-    change(&place, Daemon { place: &place, node }, &request, "is made", output)
+    change(&place, Daemon { place: &place, node }, &request, "is made on", output)
+}
+
+/// A DC and its nodes.
+pub struct Span {
+    pub name: String,
+    pub nodes: Vec<NodeId>,
+}
+
+/// The DCs as they are now; if no daemon is there to ask, as the cluster file has them.
+pub fn spans(place: &Place) -> Vec<Span> {
+    match ask(place, None) {
+        Ok(answers) => newest(&answers)
+            .into_iter()
+            .map(|d| Span { name: d.name, nodes: d.nodes.iter().map(|n| NodeId(n.node)).collect() })
+            .collect(),
+        Err(_) => {
+            let dcs = place.cluster.dcs.iter();
+            dcs.map(|d| Span { name: d.name.as_str().to_owned(), nodes: d.nodes.clone() }).collect()
+        }
+    }
 }
 
 /// What each daemon that was asked knows; an error only if none answers.
@@ -140,12 +161,12 @@ fn change(place: &Place, daemon: Daemon<'_>, request: &Request, did: &str, outpu
     let answer = json!({ "ok": true, "dc": shown, "not_heard_yet": silent });
     output.answer(&answer, |_| {
         let nodes: Vec<&str> = shown.nodes.iter().map(|n| n.name.as_str()).collect();
-        let of = if nodes.is_empty() { String::new() } else { format!(", on {}", nodes.join(", ")) };
         let late = match silent.as_slice() {
             [] => String::new(),
             late => format!("\nnot heard of yet on {}: they are told when they are reached", late.join(", ")),
         };
-        format!("DC {} (id {}) {did}{of}{late}", shown.name, shown.dc)
+        format!("DC {} (id {}) {did} {}", shown.name, shown.dc, nodes.join(", ")).trim_end().to_owned()
+            + &late
     })
 }
 
@@ -170,11 +191,11 @@ fn wait_for(place: &Place, dc: &DcSpecView) -> Result<Vec<String>> {
     }
 }
 
-fn list(place: &Place, asked: Option<&str>, output: &Output) -> Result<()> {
-    let answers = ask(place, asked)?;
+/// The DCs that run, as who knows the latest of each says.
+fn newest(answers: &[(&ClusterNode, Vec<DcSpecView>)]) -> Vec<DcSpecView> {
     let mut dcs: Vec<DcSpecView> = Vec::new();
-    for (_, known) in &answers {
-        for dc in known.iter().filter(|d| d.state == "running") {
+    for (_, known) in answers {
+        for dc in known {
             match dcs.iter_mut().find(|d| d.dc == dc.dc) {
                 Some(there) if (there.revision, there.by) >= (dc.revision, dc.by) => {}
                 Some(there) => *there = dc.clone(),
@@ -182,20 +203,37 @@ fn list(place: &Place, asked: Option<&str>, output: &Output) -> Result<()> {
             }
         }
     }
+    dcs.retain(|d| d.state == "running");
     dcs.sort_by_key(|d| d.dc);
+    dcs
+}
+
+fn list(place: &Place, asked: Option<&str>, output: &Output) -> Result<()> {
+    let answers = ask(place, asked)?;
+    let mut dcs = newest(&answers);
     for dc in &mut dcs {
         for node in &mut dc.nodes {
             node.endpoints = endpoints(&answers, dc.dc, node.node);
         }
     }
     output.answer(&json!({ "dcs": dcs }), |output| {
-        let mut table =
-            Table::new(&[">DC", "NAME", "STATE", "FROM", ">NODE", "NODE NAME", "SLOTS", ">ENDPOINTS"]);
+        let mut table = Table::new(&[
+            ">DC",
+            "NAME",
+            "STATE",
+            "FROM",
+            ">RULES",
+            ">NODE",
+            "NODE NAME",
+            "SLOTS",
+            ">ENDPOINTS",
+        ]);
         for dc in &dcs {
             let from = match dc.revision {
                 0 => "cluster file".to_owned(),
                 n => format!("revision {n} by {}", dc.by),
             };
+            let rules = dc.rules.map_or_else(|| "none".to_owned(), |n| n.to_string());
             for node in &dc.nodes {
                 let last = node.slot_first + node.slot_count.saturating_sub(1);
                 table.row(vec![
@@ -203,6 +241,7 @@ fn list(place: &Place, asked: Option<&str>, output: &Output) -> Result<()> {
                     dc.name.clone(),
                     dc.state.clone(),
                     from.clone(),
+                    rules.clone(),
                     node.node.to_string(),
                     node.name.clone(),
                     format!("{}-{last}", node.slot_first),

@@ -14,13 +14,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use node::config::{ClusterDc, ClusterNode};
+use node::config::ClusterNode;
 use serde_json::{Value, json};
 
 use crate::admin::Daemon;
 use crate::cli::{BenchArgs, BenchCommand};
 use crate::cluster::{Place, named};
-use crate::failure::{Exit, failure};
+use crate::dc::{Span, spans};
+use crate::failure::{Exit, did_you_mean, failure};
 use crate::output::Output;
 use crate::workers::crew::{Post, Worker};
 use crate::workers::echo::Waiting;
@@ -147,8 +148,9 @@ pub fn run(command: &BenchCommand, dir: Option<&Path>, output: &Output) -> Resul
 }
 
 fn measure(what: What, args: &BenchArgs, place: &Place, logs: &Path, output: &Output) -> Result<()> {
-    let (dc, near, far) = choose(place, args)?;
-    let flood = flood_dc(place, what, args, dc, [near, far])?;
+    let spans = spans(place);
+    let (dc, near, far) = choose(place, &spans, args)?;
+    let flood = flood_dc(place, &spans, what, args, dc, [near, far])?;
     let time = args.time;
     let turns =
         u32::try_from(time.as_nanos().div_ceil(TURN_MAX.as_nanos())).unwrap_or(u32::MAX).max(TURNS_MIN);
@@ -161,7 +163,7 @@ fn measure(what: What, args: &BenchArgs, place: &Place, logs: &Path, output: &Ou
     let ground = Ground {
         what,
         place,
-        dc: dc.name.as_str(),
+        dc: &dc.name,
         flood,
         near,
         far,
@@ -238,21 +240,22 @@ pub struct Results {
 /// DC and nodes: those that are named, else the first of this machine that fit.
 fn choose<'a>(
     place: &'a Place,
+    spans: &'a [Span],
     args: &BenchArgs,
-) -> Result<(&'a ClusterDc, &'a ClusterNode, &'a ClusterNode)> {
+) -> Result<(&'a Span, &'a ClusterNode, &'a ClusterNode)> {
     let here = place.nodes_here(&[])?;
-    let spanned = |dc: &ClusterDc, node: &ClusterNode| dc.nodes.contains(&node.id);
+    let spanned = |dc: &Span, node: &ClusterNode| dc.nodes.contains(&node.id);
     let near = args.node.as_deref().map(|asked| place.node(asked)).transpose()?;
     let far = args.to_node.as_deref().map(|asked| place.node(asked)).transpose()?;
-    let asked = args.dc.as_deref().map(|asked| place.dc(asked)).transpose()?;
+    let asked = args.dc.as_deref().map(|asked| span(place, spans, asked)).transpose()?;
     let remote = args.remote || far.is_some();
-    let fit = |dc: &'a ClusterDc| {
+    let fit = |dc: &'a Span| {
         let mut nodes = here.iter().copied().filter(|node| spanned(dc, node));
         let near = near.or_else(|| nodes.clone().find(|node| Some(*node) != far))?;
         let far = if remote { far.or_else(|| nodes.find(|node| *node != near))? } else { near };
         (spanned(dc, near) && spanned(dc, far) && remote == (near != far)).then_some((dc, near, far))
     };
-    let dcs = asked.map_or_else(|| place.cluster.dcs.iter().collect(), |dc| vec![dc]);
+    let dcs = asked.map_or_else(|| spans.iter().collect(), |dc| vec![dc]);
     dcs.into_iter().find_map(fit).ok_or_else(|| {
         let dc = asked.map_or("no DC".to_owned(), |dc| format!("DC {} does not", dc.name));
         let spans = if asked.is_some() { "span" } else { "spans" };
@@ -270,19 +273,28 @@ fn choose<'a>(
     })
 }
 
+fn span<'a>(place: &Place, spans: &'a [Span], asked: &str) -> Result<&'a Span> {
+    spans.iter().find(|span| span.name == asked).ok_or_else(|| {
+        let names: Vec<String> = spans.iter().map(|span| span.name.clone()).collect();
+        let what = format!("cluster {} has no DC {asked:?}", place.cluster.name);
+        failure(Exit::Config, what, did_you_mean(asked, &names))
+    })
+}
+
 /// The DC that floods: another one over the same two nodes.
 fn flood_dc<'a>(
-    place: &'a Place,
+    place: &Place,
+    spans: &'a [Span],
     what: What,
     args: &BenchArgs,
-    dc: &ClusterDc,
+    dc: &Span,
     ends: [&ClusterNode; 2],
 ) -> Result<Option<&'a str>> {
     let Some(asked) = args.flood.as_deref() else { return Ok(None) };
-    let flood = place.dc(asked)?;
+    let flood = span(place, spans, asked)?;
     let fits = what == What::Rtt
         && ends[0].id != ends[1].id
-        && flood.id != dc.id
+        && flood.name != dc.name
         && ends.iter().all(|node| flood.nodes.contains(&node.id));
     if !fits {
         let what = format!("--flood {asked} is for `rtt --remote`, and another DC over the same nodes");

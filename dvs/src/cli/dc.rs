@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::values::{lines, slots, uid};
 use super::{Where, examples};
 
 /// What every change does.
@@ -68,11 +69,10 @@ pub struct DcCreateArgs {
     #[arg(long, value_name = "NODE,...", value_delimiter = ',')]
     pub nodes: Vec<String>,
     /// Slots of each node [default: 256]
-    #[arg(long, value_name = "N")]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=abi::limits::SLOTS_PER_DC as i64))]
+    #[arg(long, value_name = "N", value_parser = slots)]
     pub slots: Option<u16>,
     /// A user who may bind, besides the daemons' own and root (may be repeated)
-    #[arg(long, value_name = "UID")]
+    #[arg(long, value_name = "UID", value_parser = uid)]
     pub uid: Vec<u32>,
     #[command(flatten)]
     pub via: Via,
@@ -118,8 +118,7 @@ pub struct LogsArgs {
     #[arg(long, short)]
     pub follow: bool,
     /// So many lines, the latest
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
-    #[arg(value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 50, value_parser = lines)]
     pub lines: u32,
     /// The cluster file [default: $DVS_CLUSTER, ./cluster.toml, or the one cluster of yours that runs]
     #[arg(long, value_name = "FILE")]

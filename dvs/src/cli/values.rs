@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+const LINES_MAX: u32 = 100_000;
+
 /// A span in seconds, with or without a fraction.
 pub fn seconds(text: &str) -> Result<Duration, String> {
     let time = text.parse().ok().and_then(|number: f64| Duration::try_from_secs_f64(number).ok());
@@ -37,4 +39,21 @@ pub fn slot(text: &str) -> Result<u16, String> {
 
 pub fn at_least_one(text: &str) -> Result<u64, String> {
     text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "give a number from 1 on".to_owned())
+}
+
+/// How many slots a node has in a DC.
+pub fn slots(text: &str) -> Result<u16, String> {
+    let most = abi::limits::SLOTS_PER_DC;
+    let count = text.parse().ok().filter(|count| (1..=most).contains(count));
+    count.ok_or_else(|| format!("give a number from 1 to {most}"))
+}
+
+pub fn uid(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "a user is a number, as `id -u NAME` prints it".to_owned())
+}
+
+/// Lines of a log.
+pub fn lines(text: &str) -> Result<u32, String> {
+    let count = text.parse().ok().filter(|count| *count <= LINES_MAX);
+    count.ok_or_else(|| format!("give a number up to {LINES_MAX}"))
 }

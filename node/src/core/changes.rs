@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use abi::limits::{DCS_MAX, SLOTS_PER_DC, UIDS_PER_DC_MAX};
-use abi::{DcId, Name, NodeId};
+use abi::{DcId, Name, NodeId, Slot};
 
 use super::effect::Effect;
 use super::{Core, DcSpec, Now, Rules};
@@ -15,6 +15,8 @@ use super::{Core, DcSpec, Now, Rules};
 /// Consecutive ids are tried from a place of the node's own on, so that two nodes seldom choose the same at one moment.
 /// Odd: no two nodes begin at one place.
 const ID_STRIDE: u16 = 67;
+/// Endpoints that a refusal names.
+const SHOWN_MAX: usize = 8;
 
 /// One wish.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,10 +78,11 @@ pub enum DcRefusal {
         nodes: String,
     },
     LastNode,
-    /// Endpoints live there.
+    /// Endpoints live there; the first of them by slot and name.
     Inhabited {
         place: String,
         endpoints: usize,
+        which: String,
     },
     /// Who lives there is not known on this node.
     NotHere {
@@ -132,7 +135,12 @@ impl fmt::Display for DcRefusal {
             DcRefusal::ThereAlready { node } => write!(f, "node {node} is in the DC already"),
             DcRefusal::NotThere { node, .. } => write!(f, "node {node} is not in the DC"),
             DcRefusal::LastNode => f.write_str("that would leave the DC without a node"),
-            DcRefusal::Inhabited { place, endpoints } => write!(f, "{endpoints} endpoints live {place}"),
+            DcRefusal::Inhabited { place, endpoints: 1, which } => {
+                write!(f, "an endpoint lives {place}: {which}")
+            }
+            DcRefusal::Inhabited { place, endpoints, which } => {
+                write!(f, "{endpoints} endpoints live {place}: {which}")
+            }
             DcRefusal::NotHere { .. } => {
                 f.write_str("this node is not in the DC and does not know who lives there")
             }
@@ -258,19 +266,30 @@ impl Core {
     }
 
     fn refuse_inhabited(&self, spec: &DcSpec, nodes: &[NodeId], place: String) -> Result<(), DcRefusal> {
-        let counts: Option<Vec<usize>> = nodes.iter().map(|n| self.endpoints_on(spec.id, *n)).collect();
-        let endpoints: usize =
-            counts.ok_or_else(|| DcRefusal::NotHere { nodes: list(spec.nodes()) })?.into_iter().sum();
-        if endpoints > 0 { Err(DcRefusal::Inhabited { place, endpoints }) } else { Ok(()) }
+        let known: Option<Vec<_>> = nodes.iter().map(|n| self.endpoints_on(spec.id, *n)).collect();
+        let there = known.ok_or_else(|| DcRefusal::NotHere { nodes: list(spec.nodes()) })?.concat();
+        if there.is_empty() {
+            return Ok(());
+        }
+        let shown = there.iter().take(SHOWN_MAX).map(|(slot, name)| match name.is_none() {
+            true => format!("slot {slot}"),
+            false => format!("slot {slot} ({name})"),
+        });
+        let more = there.len().saturating_sub(SHOWN_MAX);
+        let more = (more > 0).then(|| format!("{more} more"));
+        Err(DcRefusal::Inhabited { place, endpoints: there.len(), which: list(shown.chain(more)) })
     }
 
     /// Endpoints of a node in a DC, as far as this node can know.
-    pub(super) fn endpoints_on(&self, dc: DcId, node: NodeId) -> Option<usize> {
+    pub(super) fn endpoints_on(&self, dc: DcId, node: NodeId) -> Option<Vec<(Slot, Name)>> {
         let there = self.dcs.get(&dc).filter(|d| !d.leaving);
-        if node == self.plan.node {
-            return Some(there.map_or(0, |d| d.slots.values().filter(|s| s.holder.is_some()).count()));
+        if node != self.plan.node {
+            let alive = there?.remotes.iter().filter(|(_, r)| r.alive && r.node == node);
+            return Some(alive.map(|(slot, remote)| (*slot, remote.name)).collect());
         }
-        Some(there?.remotes.values().filter(|r| r.alive && r.node == node).count())
+        let holders = there.into_iter().flat_map(|d| d.slots.values()).filter_map(|slot| slot.holder);
+        let name = |endpoint| self.locals.get(&endpoint).map_or(Name::NONE, |local| local.name);
+        Some(holders.map(|endpoint| (endpoint.slot, name(endpoint))).collect())
     }
 }
 

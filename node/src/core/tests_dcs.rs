@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use abi::courier::{FromProxy, LinkState, ToProxy};
 use abi::limits::DCS_MAX;
-use abi::member::{Refusal, Reply, Request, VERSION};
+use abi::member::{Refusal, Reply, Request, SegmentKind, VERSION};
 use abi::table::State;
-use abi::{DcId, Endpoint, Incarnation, Name, NodeId, Slot};
+use abi::{DcId, Endpoint, Incarnation, Level, Name, NodeId, Slot};
 
 use super::tests::{FAR, World, far};
 use super::*;
@@ -156,7 +156,7 @@ fn a_node_with_endpoints_is_not_taken_out_unless_forced_and_nothing_of_them_stay
     world.directory(50, ChunkKind::Delta, &[(remote, true)]);
     assert!(matches!(world.ask(conn, Request::Introduce { to: remote }), Reply::Introduced(_)));
     let why = world.change(&shrink(&[HERE], false)).unwrap_err();
-    assert_eq!(why, DcRefusal::Inhabited { place: "on node 1".into(), endpoints: 1 });
+    assert_eq!(why.to_string(), "an endpoint lives on node 1: slot 0");
     assert!(why.hint().contains("--force"));
     world.obeys = false;
     world.change(&shrink(&[HERE], true)).unwrap();
@@ -173,6 +173,102 @@ fn a_node_with_endpoints_is_not_taken_out_unless_forced_and_nothing_of_them_stay
     assert!(world.told(&ToProxy::DropDc { dc: MAIN }));
     assert!(world.done.contains(&Effect::DropDc { dc: MAIN }));
     assert!(world.memories.is_empty() && world.core.locals.is_empty() && world.core.dcs.is_empty());
+}
+
+impl World {
+    /// What the core still keeps of a DC, beside its description.
+    fn remembers(&self, dc: DcId) -> Vec<&'static str> {
+        let core = &self.core;
+        let of_dc = |owner: &super::memory::Owner| match owner {
+            super::memory::Owner::Endpoint(endpoint) => endpoint.dc == dc,
+            super::memory::Owner::Proxy { dc: of, .. } => *of == dc,
+        };
+        let places = [
+            ("dcs", core.dcs.contains_key(&dc)),
+            ("plan", core.plan.dcs.contains_key(&dc)),
+            ("locals", core.locals.keys().any(|e| e.dc == dc)),
+            ("orphans", core.orphans.iter().any(|(_, e)| e.dc == dc)),
+            ("opens", core.opens.keys().any(|(local, _)| local.dc == dc)),
+            ("memories", core.memories.values().any(|m| of_dc(&m.owner))),
+            ("proxies", core.proxies.values().any(|p| p.memories.contains_key(&dc))),
+            ("connections", core.conns.values().any(|c| c.dc == Some(dc))),
+            ("endpoints of connections", core.conns.values().any(|c| c.endpoint.is_some_and(|e| e.dc == dc))),
+            ("tickets", core.tickets.values().any(|e| e.dc == dc)),
+            ("inquiries", !core.inquiries.is_empty()),
+        ];
+        places.into_iter().filter(|(_, is)| *is).map(|(what, _)| what).collect()
+    }
+
+    fn done_to(&self, wanted: &Effect) -> bool {
+        self.done.contains(wanted)
+    }
+}
+
+#[test]
+fn a_dc_that_was_stopped_leaves_neither_bells_nor_grants_nor_warnings_nor_binds_for_others() {
+    let mut world = World::up(Some(50));
+    let first = Rule { slots: None, name: None, uid: None, privileges: Privileges::of_level(Level::Server) };
+    let warn = Rule { privileges: Privileges { warn: Some(Slot(0)), ..first.privileges.clone() }, ..first };
+    world.core.plan.dcs.get_mut(&MAIN).unwrap().rules = Rules { rules: Some(vec![warn]) };
+    let ((owner, one), (polls, two)) = (world.bind(Some(0)), world.bind(Some(1)));
+    let remote = far(16, 1);
+    world.directory(50, ChunkKind::Delta, &[(remote, true)]);
+    // Pairs here and across, one that waits for its memory, an endpoint that polls, one granted and mapped segment.
+    for (conn, to) in [(owner, two), (polls, one), (owner, remote)] {
+        assert!(matches!(world.ask(conn, Request::Introduce { to }), Reply::Introduced(_)));
+    }
+    world.said(FromProxy::RemoteOpen { local: one, remote: far(17, 1), node: FAR });
+    assert_eq!(world.ask(polls, Request::Poll), Reply::Polled);
+    let new = Request::NewSegment { kind: SegmentKind::GrantRead, len_bytes: 4096 };
+    let Reply::Segment { index, .. } = world.ask(owner, new) else { panic!("no segment") };
+    assert_eq!(world.ask(owner, Request::Ready), Reply::Done);
+    assert_eq!(world.ask(owner, Request::Grant { segment: index, to: two }), Reply::Done);
+    let memory = world.core.locals[&one].memory;
+    world.said(FromProxy::WantSegment { memory, segment: index });
+    // A bind for another process that was not claimed, and one whose process is being looked at.
+    let other = Request::BindOther { pid: 7, slot: None, name: Name::NONE };
+    world.done.clear();
+    world.step(Input::Asked { conn: owner, request: Some(other), fresh: [1, 2] });
+    let end_of = |conn, world: &mut World| world.step(Input::Disconnected { conn });
+
+    world.change(&DcChange::Stop { name: "main".into(), force: true }).unwrap();
+    assert!(world.done_to(&Effect::DropBells { polls: two, by: None }));
+    world.until(world.now + std::time::Duration::from_millis(abi::limits::ORPHAN_KEEP_MS));
+    end_of(owner, &mut world);
+    end_of(polls, &mut world);
+    assert_eq!(world.remembers(MAIN), [""; 0]);
+    assert!(world.told(&ToProxy::ForgetSegment { memory, segment: index }));
+    assert!(world.told(&ToProxy::DropDc { dc: MAIN }) && world.done_to(&Effect::DropDc { dc: MAIN }));
+    assert!(world.memories.is_empty());
+}
+
+#[test]
+fn a_dc_that_is_made_like_another_has_its_rules_and_the_file_speaks_for_its_own() {
+    let mut world = World::up(Some(50));
+    let server = Rule { slots: None, name: None, uid: None, privileges: Privileges::of_level(Level::Server) };
+    let rules =
+        Rules { rules: Some(vec![Rule { slots: Some(Range { first: Slot(0), count: 1 }), ..server }]) };
+    let DcChange::Create { name: batch, nodes, named, slots_per_node, uids, .. } =
+        create("batch", &[HERE, FAR])
+    else {
+        panic!("a create")
+    };
+    let wish = DcChange::Create { name: batch, nodes, named, slots_per_node, uids, rules: rules.clone() };
+    let spec = world.change(&wish).unwrap();
+    assert_eq!(world.core.plan.dcs[&spec.id].rules, rules);
+    let kept = DcSpec::from_words(&spec.to_words()).expect("what was said is read");
+    assert_eq!(kept.rules, rules, "other nodes and the next life have them too");
+    let view = world.core.dc_specs().into_iter().find(|d| d.name == "batch").unwrap();
+    assert_eq!(view.rules, Some(1));
+    // Another node says that everybody of this one is a server: it may, of a DC that no file has.
+    let open = DcSpec { revision: 9, by: FAR, rules: Rules::default(), ..spec };
+    world.describe(50, &open);
+    assert_eq!(world.core.plan.dcs[&open.id].rules, Rules::default());
+
+    world.core.plan.file_rules.insert(name("main"), rules.clone());
+    let open = DcSpec { revision: 9, by: FAR, rules: Rules::default(), ..world.main() };
+    world.describe(50, &open);
+    assert_eq!(world.core.plan.dcs[&MAIN].rules, rules, "of one that the file has, the file speaks");
 }
 
 #[test]

@@ -188,7 +188,7 @@ impl Core {
             name: self.plan.node_names.get(&share.node).cloned().unwrap_or_default(),
             slot_first: share.range.first.0,
             slot_count: share.range.count,
-            endpoints: self.endpoints_on(spec.id, share.node),
+            endpoints: self.endpoints_on(spec.id, share.node).map(|there| there.len()),
         };
         DcSpecView {
             dc: spec.id.0,

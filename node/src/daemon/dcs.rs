@@ -116,9 +116,8 @@ impl Driver {
     fn change(&self, request: &Request) -> Result<DcChange, Value> {
         Ok(match request.clone() {
             Request::DcCreate { name, nodes, slots_per_node, uids, like } => {
-                let legal = "1 to 32 of a-z, 0-9, `-`, `_` and `.`";
-                let name = Name::new(&name)
-                    .map_err(|why| refusal(&format!("{name:?} is {why}"), &format!("use {legal}")))?;
+                let next = "choose a name of these; `dvs dc ls` shows those in use";
+                let name = Name::new(&name).map_err(|why| refusal(&format!("{name:?} is {why}"), next))?;
                 let model = match like.map(|like| self.core.running_dc(&like).cloned()) {
                     Some(Err(why)) => return Err(refusal(&why.to_string(), &why.hint())),
                     Some(Ok(spec)) => Some(spec),

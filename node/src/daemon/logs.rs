@@ -16,6 +16,39 @@ use crate::place::aside;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Lines a second that members cause by coming and going: no more, or one of them writes the log full.
+const MEMBERS_LINES_MAX: u32 = 50;
+
+/// Holds back what members cause to be logged too often, and says how much that was.
+#[derive(Default)]
+pub(super) struct Throttle {
+    until: Now,
+    said: u32,
+    held_back: u64,
+}
+
+impl Throttle {
+    /// Tells the time; with a new second begins a new count.
+    pub fn look(&mut self, now: Now) {
+        if now >= self.until {
+            if self.held_back > 0 {
+                tracing::warn!("{} lines on binds and ends were not logged", self.held_back);
+            }
+            *self = Throttle { until: now + LOOK_EVERY, said: 0, held_back: 0 };
+        }
+    }
+
+    /// Whether one more line may be written.
+    pub fn may_say(&mut self) -> bool {
+        let may = self.said < MEMBERS_LINES_MAX;
+        match may {
+            true => self.said += 1,
+            false => self.held_back += 1,
+        }
+        may
+    }
+}
+
 /// The logs of a node, where they are files.
 pub(super) struct Logs {
     files: Vec<PathBuf>,
@@ -55,6 +88,18 @@ fn put_aside(log: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn so_many_lines_a_second_are_logged_and_the_first_of_the_next_second_too() {
+        let mut throttle = Throttle::default();
+        let mut says_at = |ms| {
+            throttle.look(Duration::from_millis(ms));
+            (throttle.may_say(), throttle.held_back)
+        };
+        assert!((0..MEMBERS_LINES_MAX).all(|_| says_at(5_000).0));
+        assert_eq!(says_at(5_999), (false, 1));
+        assert_eq!(says_at(6_000), (true, 0));
+    }
 
     #[test]
     fn a_log_of_the_limit_stays_and_one_byte_more_is_put_aside_and_the_writer_goes_on() {

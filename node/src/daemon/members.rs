@@ -133,7 +133,7 @@ impl Members {
             None => send(&member.socket, &to_bytes(&Reply::Refused(Refusal::NoMemory).to_words()), &[]),
         };
         if let Err(why) = sent {
-            tracing::info!(pid = member.process.pid, "connection dropped: {why}");
+            tracing::debug!(pid = member.process.pid, "connection dropped: {why}");
             return self.end(conn);
         }
         None

@@ -34,7 +34,7 @@ use crate::core::{Core, Effect, Input, Note, Now, Order};
 use crate::place::{Lock, NodePlace, Record};
 use admin::AdminServer;
 use couriers::{Couriers, NotStarted};
-use logs::Logs;
+use logs::{Logs, Throttle};
 use members::Members;
 use start::StartProxy;
 use tokens::{Token, Watched};
@@ -71,6 +71,8 @@ struct Hands {
     place: NodePlace,
     /// Which nodes each proxy of the cluster file connects.
     wires: Vec<BTreeSet<NodeId>>,
+    /// What members cause to be logged.
+    throttle: Throttle,
 }
 
 impl Driver {
@@ -91,6 +93,7 @@ impl Driver {
             }
             let now = self.now();
             self.logs.look(now);
+            self.hands.throttle.look(now);
             if self.core.is_stopped() {
                 self.hands.admin.flush_all();
                 return Ok(());
@@ -235,6 +238,7 @@ impl Hands {
             }
             Effect::StartProxy { proxy, incarnation } => return Some(self.start_proxy(proxy, incarnation)),
             Effect::KillProxy { proxy } => self.couriers.kill(proxy),
+            Effect::Note(Note::Bound { .. } | Note::Ended { .. }) if !self.throttle.may_say() => {}
             Effect::Note(note) => log(note),
         }
         None

@@ -55,6 +55,11 @@ impl Polled {
         }
     }
 
+    pub fn drop_dc(&mut self, dc: DcId) {
+        self.bells.retain(|(owner, _), _| owner.dc != dc);
+        self.own.retain(|(of, _), _| *of != dc);
+    }
+
     /// Rings who polls in a slot, if anybody does. Whatever its sleep word says: the daemon rings seldom, and so a word that
     /// a peer spoilt, or swapped and died, hides no death.
     pub fn ring(&self, dc: DcId, slot: Slot) {

@@ -196,6 +196,7 @@ fn build_driver(
         lock,
         place: place.clone(),
         wires: cluster.proxies.iter().map(|p| p.nodes.clone()).collect(),
+        throttle: super::logs::Throttle::default(),
     };
     let indices: Vec<u16> = plan.proxies.iter().map(|p| p.index).collect();
     let logs = Logs::new(place.logs(&indices));

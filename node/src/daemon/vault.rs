@@ -61,10 +61,11 @@ impl Vault {
         Ok(())
     }
 
-    /// Closes all of a DC, bells included.
+    /// Closes all of a DC, bells included. Its segments have gone with their memories.
     pub fn drop_dc(&mut self, dc: DcId) {
         self.dcs.remove(&dc);
         self.bells.retain(|(_, of), _| *of != dc);
+        self.polled.drop_dc(dc);
     }
 
     /// Makes the eventfd that a DC's members ring for a proxy.

@@ -104,7 +104,7 @@ fn a_node_with_endpoints_leaves_only_by_force_and_their_peers_hear_of_their_deat
     let mut evicted = cluster.in_batch(1, 1, &format!("wait-for {SLOTS}"));
     evicted.hears("waits", LONG);
 
-    let words = ["2 endpoints live on node 1", "dvs ps", "--force"];
+    let words = ["2 endpoints live on node 1: slot 0, slot 1", "dvs ps", "--force"];
     cluster.dc_refused(&["shrink", BATCH, "1"], 5, &words);
     cluster.dc_refused(&["stop", BATCH], 5, &["4 endpoints live in the DC", "--force"]);
     cluster.dc(&["shrink", BATCH, "1", "--force"]);
@@ -134,12 +134,15 @@ fn a_dc_that_was_stopped_leaves_no_memory_and_no_descriptor() {
     let Some(cluster) = Cluster::up(Plan::nodes(2).alone()) else { return };
     let daemons: Vec<u32> = (1..=2).map(|node| cluster.daemon(node)).collect();
     let pids = [daemons, cluster.proxies_up()].concat();
-    let round = || {
+    // One that polls has bells, which its peers and their proxies hold too.
+    let round = |server| {
         cluster.dc(&["create", BATCH, "--slots", "64"]);
-        let mut server = cluster.in_batch(2, 0, "echo");
-        let mut client = cluster.in_batch(1, 0, &format!("ask-some {SLOTS} 20"));
-        client.hears("asked 20", LONG);
-        client.ends_well();
+        let mut server = cluster.in_batch(2, 0, server);
+        for node in 1..=2 {
+            let mut client = cluster.in_batch(node, 1, &format!("ask-some {SLOTS} 20"));
+            client.hears("asked 20", LONG);
+            client.ends_well();
+        }
         cluster.dc(&["stop", BATCH, "--force"]);
         server.kill();
         assert_eq!(cluster.in_dc(BATCH), None);
@@ -147,12 +150,12 @@ fn a_dc_that_was_stopped_leaves_no_memory_and_no_descriptor() {
     let held = || pids.iter().map(|pid| Holdings::of(*pid).descriptors).collect::<Vec<_>>();
     let settled = |than: &[u64]| held().iter().zip(than).all(|(now, then)| now <= then);
     let before = held();
-    round();
+    round("poll-echo");
     eventually("descriptors are as before the first", LONG, || settled(&before));
     let mapped = || pids.iter().map(|pid| Holdings::of(*pid).mapped_kib).collect::<Vec<_>>();
     let then = mapped();
-    for _ in 0..4 {
-        round();
+    for server in ["echo", "poll-echo", "echo", "poll-echo"] {
+        round(server);
     }
     eventually("descriptors are as before the others", LONG, || settled(&before));
     // A proxy's memory in a DC is more than six mebibytes: one that stayed would be seen.
