@@ -226,7 +226,7 @@ fn a_dc_that_was_stopped_leaves_neither_bells_nor_grants_nor_warnings_nor_binds_
     let memory = world.core.locals[&one].memory;
     world.said(FromProxy::WantSegment { memory, segment: index });
     // A bind for another process that was not claimed, and one whose process is being looked at.
-    let other = Request::BindOther { pid: 7, slot: None, name: Name::NONE };
+    let other = Request::BindOther { pid: 7, slot: None, name: Name::NONE, private: false };
     world.done.clear();
     world.step(Input::Asked { conn: owner, request: Some(other), fresh: [1, 2] });
     let end_of = |conn, world: &mut World| world.step(Input::Disconnected { conn });
