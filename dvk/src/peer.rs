@@ -74,7 +74,7 @@ impl Path {
     pub(crate) fn knock(&self) {
         look_again();
         let far = self.far.borrow();
-        if !far.side.attending() {
+        if !far.side.attending() && !shm::mutant!(LaneTellsNobody, 16) {
             self.ring(&far);
         }
     }

@@ -5,6 +5,8 @@
 //! every command can answer in JSON (`output`).
 #![forbid(unsafe_code)]
 
+const _: () = assert!(!shm::HAS_MUTANTS, "built with the feature `mutants`, which is the simulator's alone");
+
 mod admin;
 mod bench;
 mod check;

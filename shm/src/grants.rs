@@ -11,6 +11,7 @@ use abi::limits::GRANTS_MAX;
 use abi::side::{COPY, COPY_ANSWER, COPYING};
 
 use crate::lane::look_again;
+use crate::mutant;
 use crate::side::{OwnSide, PeerSide};
 use crate::sync::{Ordering, fence};
 use crate::words::{OwnWords, Words};
@@ -29,7 +30,7 @@ impl Place {
     pub fn at(&self, offset: u64, len: u64) -> Option<u64> {
         let end = offset.checked_add(len).filter(|end| *end <= self.len_bytes)?;
         self.offset_bytes.checked_add(end)?;
-        Some(self.offset_bytes + offset)
+        Some(if mutant!(CopyIgnoresTheOffset) { 0 } else { self.offset_bytes + offset })
     }
 }
 
@@ -106,7 +107,7 @@ impl PeerGrants {
         let at = entry(index);
         // Pairs with: `OwnGrants::put` STATE store.
         let state = self.words.load(at + grant::STATE, Ordering::Acquire);
-        if state != grant::live(generation) {
+        if state != grant::live(generation) && !mutant!(CopyIgnoresTheEnd) {
             return None;
         }
         // Relaxed: ordered by the acquire load of the state, and by the fence below.
@@ -116,8 +117,9 @@ impl PeerGrants {
         let segment = self.words.load(at + grant::SEGMENT, Ordering::Acquire);
         // Pairs with: the release store of a later grant's state: what was read above is of this one if it still lives.
         fence(Ordering::Acquire);
+        let is_its = whose == grantee.to_word() || mutant!(CopyIgnoresTheGrantee);
         // Relaxed: the fence above orders it behind the others.
-        if self.words.load(at + grant::STATE, Ordering::Relaxed) != state || whose != grantee.to_word() {
+        if self.words.load(at + grant::STATE, Ordering::Relaxed) != state || !is_its {
             return None;
         }
         let access = Access::from_word(segment >> 32)?;

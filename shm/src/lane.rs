@@ -8,6 +8,7 @@ use abi::limits::LANE_SLOTS;
 use abi::slot::{self, BODY_WORDS, Head, Heading, SlotCopy, WORDS};
 use abi::{Corrupt, Endpoint, Kinds, side};
 
+use crate::mutant;
 use crate::side::{OwnSide, PeerSide};
 use crate::sync::{Ordering, fence};
 
@@ -88,8 +89,11 @@ impl LaneWriter {
     /// Whether so many more slots fit.
     #[inline]
     pub fn has_room_for(&mut self, peer: &PeerSide, slots: u64) -> Result<bool, Corrupt> {
-        if self.next - self.consumed + slots <= LANE_SLOTS {
+        if self.next - self.consumed + slots <= LANE_SLOTS || mutant!(LaneIsNeverFull) {
             return Ok(true);
+        }
+        if mutant!(CreditsAreNotSeen) {
+            return Ok(false);
         }
         Ok(self.next - self.consumed(peer)? + slots <= LANE_SLOTS)
     }
@@ -108,7 +112,7 @@ impl LaneWriter {
     /// As [`LaneWriter::publish`], the words of the body from where they are.
     #[inline]
     pub fn publish_body(&mut self, own: &OwnSide, heading: Heading, body: impl Fn(usize) -> u64) -> u64 {
-        debug_assert!(self.next - self.consumed < LANE_SLOTS);
+        debug_assert!(self.next - self.consumed < LANE_SLOTS || mutant!(LaneIsNeverFull));
         let sequence = self.next;
         write(own, slot_at(sequence), (heading, sequence, slot::lap(sequence)), body);
         self.next = sequence + 1;
@@ -316,13 +320,16 @@ impl LaneReader {
             look_again();
             // Pairs with: `LaneWriter::withdraw` head store.
             let mark = peer.words().load(at, Ordering::Acquire);
-            let withdrawn = slot::has_flag(mark, slot::WITHDRAWN);
+            let withdrawn = slot::has_flag(mark, slot::WITHDRAWN) && !mutant!(LaneIgnoresMark);
             // Relaxed: released by the consumed counter below.
             words.store(side::OUTCOME, (self.next + 1) * 2 + !withdrawn as u64, Ordering::Relaxed);
             withdrawn
         } else {
             slot.head.has(slot::WITHDRAWN)
         };
+        if mutant!(LaneTakesTwice, 64) {
+            return Ok(Take::Message(slot));
+        }
         self.next += 1;
         // Pairs with: `PeerSide::consumed` CONSUMED load. The slot has been read out and may be written again.
         words.store(side::CONSUMED, self.next, Ordering::Release);

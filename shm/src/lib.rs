@@ -13,6 +13,8 @@ pub mod futex;
 pub mod grants;
 pub mod lane;
 pub mod map;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod notify;
 pub mod os;
 pub mod pool;
@@ -21,3 +23,29 @@ pub mod returns;
 pub mod side;
 pub mod sync;
 pub mod words;
+
+/// Whether this is a build whose code can be broken on purpose: none that ships.
+pub const HAS_MUTANTS: bool = cfg!(feature = "mutants");
+
+/// Whether a mutant is on, `every`th time it is asked or always. The word `false` in whatever ships.
+#[cfg(feature = "mutants")]
+#[macro_export]
+macro_rules! mutant {
+    ($name:ident) => {
+        $crate::mutants::is_on($crate::mutants::Mutant::$name)
+    };
+    ($name:ident, $every:literal) => {
+        $crate::mutants::is_turn($crate::mutants::Mutant::$name, $every)
+    };
+}
+/// Whether a mutant is on: never, without the feature `mutants`.
+#[cfg(not(feature = "mutants"))]
+#[macro_export]
+macro_rules! mutant {
+    ($name:ident) => {
+        false
+    };
+    ($name:ident, $every:literal) => {
+        false
+    };
+}

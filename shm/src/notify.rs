@@ -4,6 +4,7 @@
 use abi::limits::NOTIFY_BITS;
 use abi::side::{RAISED, RAISED_WORDS, RAISES, SEEN, WAKE};
 
+use crate::mutant;
 use crate::side::{OwnSide, PeerSide};
 use crate::sync::Ordering;
 
@@ -36,6 +37,9 @@ fn count_up(own: &OwnSide, bit: usize) {
 
 #[inline]
 fn count_raise(own: &OwnSide) {
+    if mutant!(NotifyIsNotCounted, 4) {
+        return;
+    }
     let words = own.words();
     // Relaxed: our own word.
     let raises = words.load(RAISES, Ordering::Relaxed) + 1;
@@ -82,7 +86,7 @@ fn take_one(own: &OwnSide, peer: &PeerSide, bit: usize) -> bool {
     let raised = peer.words().load(RAISED + bit, Ordering::Acquire);
     // Relaxed: our own word.
     let is_new = raised > own.words().load(SEEN + bit, Ordering::Relaxed);
-    if is_new {
+    if is_new && !mutant!(NotifyIsNotSeen) {
         // Relaxed: read by ourselves alone; stored before the bit is handed out.
         own.words().store(SEEN + bit, raised, Ordering::Relaxed);
     }
@@ -105,7 +109,8 @@ pub fn mirror(own: &OwnSide, raises: u64, counters: &[u64; RAISED_WORDS]) {
     let words = own.words();
     for (bit, counter) in counters.iter().enumerate() {
         // Relaxed: our own word.
-        if *counter > words.load(RAISED + bit, Ordering::Relaxed) {
+        let known = words.load(RAISED + bit, Ordering::Relaxed);
+        if *counter > known && !(known > 0 && mutant!(NotifyIsMirroredOnce)) {
             // Pairs with: `take_one` RAISED load.
             words.store(RAISED + bit, *counter, Ordering::Release);
         }

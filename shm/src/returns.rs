@@ -5,12 +5,16 @@ use abi::Corrupt;
 use abi::limits::EXTENTS_PER_PAIR_MAX;
 use abi::side::{RETURNS, RETURNS_TAIL};
 
+use crate::mutant;
 use crate::side::{OwnSide, PeerSide};
 use crate::sync::Ordering;
 
 /// Gives an extent back: its token, and the low 32 bits of the memory it lies in, so that a proxy's successor is not
 /// given its predecessor's extents.
 pub fn give(own: &OwnSide, token: u32, memory: u32) {
+    if mutant!(CreditsStayOut, 8) {
+        return;
+    }
     let words = own.words();
     // Relaxed: our own word.
     let tail = words.load(RETURNS_TAIL, Ordering::Relaxed);
@@ -18,7 +22,7 @@ pub fn give(own: &OwnSide, token: u32, memory: u32) {
     // Relaxed: released by the tail below.
     words.store(at, token as u64 | (memory as u64) << 32, Ordering::Relaxed);
     // Pairs with: `Returns::next` RETURNS_TAIL load. The entry was written, the view read to its end, before.
-    words.store(RETURNS_TAIL, tail + 1, Ordering::Release);
+    words.store(RETURNS_TAIL, tail + 1 + mutant!(CreditsComeTwice, 8) as u64, Ordering::Release);
 }
 
 /// The owner's end: what it has read of the peer's ring.

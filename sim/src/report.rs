@@ -72,3 +72,11 @@ impl Report {
         out
     }
 }
+pub fn too_small(_: &Outcome) -> Vec<String> {
+    Vec::new()
+}
+impl Report {
+    pub fn zeros(&self) -> Vec<String> {
+        Vec::new()
+    }
+}

@@ -31,6 +31,9 @@ const TROUBLE: Duration = Duration::from_millis(1_500);
 const PEACE: Duration = Duration::from_secs(12);
 const NODE_DEAD_AFTER: Duration = Duration::from_millis(400);
 
+/// More than any run has that comes to rest.
+const EVENTS_MAX: u64 = 1_000_000;
+
 /// What happens at a time.
 enum Event {
     Program { at: usize, nonce: u64 },
@@ -170,6 +173,9 @@ impl World {
                 self.carry(touched);
             }
             self.rouse_woken();
+            if self.done > EVENTS_MAX {
+                self.ledger.find("calls end", Some(format!("{EVENTS_MAX} events, and no end of them")));
+            }
             if !self.ledger.findings.is_empty() {
                 break;
             }

@@ -213,10 +213,10 @@ impl Core {
         self.end_call(index);
         Some(Err(match (end, taken) {
             (_, Err(corrupt)) => SendrecError::Corrupt(corrupt),
-            (_, Ok(true)) => SendrecError::DeadSource,
+            (_, Ok(true)) if !shm::mutant!(DeathForgetsTheTaken) => SendrecError::DeadSource,
             (_, Ok(false)) if call.passed_on => SendrecError::DeadSource,
             (End::NodeDead, Ok(false)) if self.may_have_left(call.sent) => SendrecError::DeliveryUnknown,
-            (_, Ok(false)) => SendrecError::DeadDestination,
+            (_, Ok(_)) => SendrecError::DeadDestination,
         }))
     }
 

@@ -228,7 +228,11 @@ impl Core {
         }
         let entry = self.entry(endpoint.slot);
         match entry.state {
-            State::Bound if entry.generation == endpoint.generation => Known::Alive,
+            State::Bound
+                if entry.generation == endpoint.generation || shm::mutant!(GenerationIsNotChecked) =>
+            {
+                Known::Alive
+            }
             State::NodeDead if entry.generation == endpoint.generation => Known::NodeDead,
             State::Free | State::Bound | State::Dead | State::NodeDead => Known::Dead,
         }
@@ -250,7 +254,10 @@ impl Core {
             return Some(index);
         }
         let found = self.by_slot.get(&endpoint.slot.0)?.iter().copied();
-        let index = found.into_iter().find(|&i| self.peer(i).is_some_and(|p| p.endpoint == endpoint))?;
+        let index = found.into_iter().find(|&i| {
+            let found = self.peer(i).map(|p| p.endpoint);
+            found == Some(endpoint) || (found.is_some() && shm::mutant!(GenerationIsNotCompared))
+        })?;
         self.last = Some((endpoint, index));
         Some(index)
     }
@@ -351,6 +358,9 @@ impl Core {
 
     fn moved(&mut self, index: PeerIndex, far: Far, memory: u32) {
         let Some(peer) = self.peer_mut(index) else { return };
+        if shm::mutant!(RoutingKeepsTheOld) {
+            return;
+        }
         peer.writer.leave(&peer.side);
         peer.side = far.side.clone();
         let left = std::mem::replace(&mut peer.memory, memory);
@@ -442,7 +452,9 @@ impl Core {
             (true, side::END_DEAD | side::END_REFUSED, _) => Some(End::Dead { slots }),
             // Its process is gone, so what it published is all there will be: the final sequence is frozen here.
             (false, _, Known::Dead) => {
-                Some(End::Dead { slots: peer.reader.next() + peer.reader.pending(&peer.side) })
+                let rest = peer.reader.pending(&peer.side);
+                let rest = if shm::mutant!(DeathHidesTheRest) { 0 } else { rest };
+                Some(End::Dead { slots: peer.reader.next() + rest })
             }
             _ => None,
         };

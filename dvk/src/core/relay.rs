@@ -113,7 +113,9 @@ impl Core {
         let Some(peer) = self.peer(index) else { return Err(RelayError::NotWaiting) };
         let heading = Message::new(0).heading(Kind::Reply, slot::REDIRECT, self.me, 0);
         let word = |at| if at == 0 { server.to_word() } else { 0 };
-        reply::publish_body(&peer.path.own, call, heading, peer.proxied, word);
+        if !shm::mutant!(RelayTellsNobody) {
+            reply::publish_body(&peer.path.own, call, heading, peer.proxied, word);
+        }
         peer.path.knock();
         owed.settle();
         Ok(())
@@ -228,6 +230,9 @@ impl Core {
                 self.relays.remove(key);
                 let request = Some((*slot, view));
                 self.relays.held.insert(key, Passed { client, call, number: 0, request, since: None });
+                if shm::mutant!(RelayIsNotConfirmed) {
+                    self.relays.ready.push_back(key);
+                }
                 self.match_up(client);
             }
             Kind::Confirm => {
@@ -248,9 +253,12 @@ impl Core {
         let Some(Confirmed { via, call, number }) = peer.confirmed else { return };
         let key = (via, client.slot.0);
         let is_it = |passed: &&mut Passed| passed.client == client && passed.call == call;
+        if shm::mutant!(RelayDropsTheClient) {
+            peer.confirmed = None;
+        }
         let Some(passed) = self.relays.held.get_mut(&key).filter(is_it) else { return };
         peer.confirmed = None;
-        passed.number = number;
+        passed.number = if shm::mutant!(RelayAnswersTheOld) { call } else { number };
         if passed.request.is_some() {
             self.relays.ready.push_back(key);
         } else {

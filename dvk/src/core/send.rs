@@ -179,7 +179,9 @@ impl Core {
         }
         Some(Err(match end {
             End::Dead { .. } => SendError::DeadDestination,
-            End::NodeDead if self.may_have_left(sent) => SendError::DeliveryUnknown,
+            End::NodeDead if self.may_have_left(sent) && !shm::mutant!(DeathCountsAsUnsent) => {
+                SendError::DeliveryUnknown
+            }
             End::NodeDead => SendError::DeadDestination,
         }))
     }

@@ -305,7 +305,7 @@ impl Courier {
     pub fn local_ended(&mut self, endpoint: Endpoint) {
         for index in self.pairs_of(endpoint.dc, endpoint.slot.0) {
             let Some(pair) = self.pair_mut(index) else { continue };
-            if pair.local == endpoint && pair.ended.is_none() {
+            if pair.local == endpoint && pair.ended.is_none() && !shm::mutant!(DeathIsNotTold) {
                 pair.ended = Some(pair.published_here());
                 self.take_home_all(index);
                 self.copies_end_with(index, jobs::By::Local);
@@ -409,7 +409,8 @@ impl Courier {
                 continue;
             }
             let Some(dc) = self.dcs.get(&pair.local.dc) else { continue };
-            match dc.doorbells.ring(pair.doorbell, pair.remote.slot.0 % SLOTS_PER_DC) {
+            let bell = pair.doorbell ^ shm::mutant!(RoutingRingsAnother) as usize;
+            match dc.doorbells.ring(bell, pair.remote.slot.0 % SLOTS_PER_DC) {
                 Wake::Nothing => {}
                 Wake::Futex => dc.doorbells.wake(pair.doorbell),
                 Wake::EventFd => match &pair.ringer {

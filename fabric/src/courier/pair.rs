@@ -117,7 +117,7 @@ impl Carried {
         region: RegionKey,
     ) -> Carried {
         // The local reader's own word says what came before us, by a predecessor.
-        let arrived = side.consumed();
+        let arrived = if shm::mutant!(ResumeStartsOver) { 0 } else { side.consumed() };
         let returns = Returns::from_now(&side);
         Carried {
             number,
@@ -190,13 +190,17 @@ impl Carried {
             return;
         }
         self.opened = true;
-        self.sent_next = self.own.consumed();
+        self.sent_next = if shm::mutant!(ResumeSkips) { self.sent_next } else { self.own.consumed() };
         self.bulk_due.clear();
         self.reply_bulk_due = None;
         self.words_said = None;
-        self.raises_said = 0;
-        self.reply_said = 0;
-        self.ended_said = false;
+        if !shm::mutant!(ResumeForgetsRaises) {
+            self.raises_said = 0;
+        }
+        if !shm::mutant!(ResumeForgetsReplies) {
+            self.reply_said = 0;
+        }
+        self.ended_said = self.ended_said && shm::mutant!(ResumeForgetsTheEnd);
     }
 
     /// How many slots the local endpoint has published, read out of its lane alone: a successor does not know yet how

@@ -117,8 +117,9 @@ impl Core {
         let Some(there) = self.dcs.get_mut(&dc) else { return Err(Refusal::NoSuchDc) };
         let first = self.plan.generation_first.max(there.generation_first);
         let used = there.slots.entry(slot).or_default();
+        let grown = !(used.generation >= first && shm::mutant!(GenerationIsReused)) as u32;
         used.generation =
-            used.generation.max(first.saturating_sub(1)).checked_add(1).ok_or(Refusal::LimitReached)?;
+            used.generation.max(first.saturating_sub(1)).checked_add(grown).ok_or(Refusal::LimitReached)?;
         used.last_bind = self.binds;
         self.generation_max = self.generation_max.max(used.generation);
         let endpoint = Endpoint::new(dc, slot, Generation(used.generation));

@@ -249,6 +249,9 @@ impl Core {
         if node == self.plan.node || self.plan.node_of(endpoint.dc, endpoint.slot) != Some(node) {
             return false;
         }
+        if endpoint.slot.0 % 16 == 0 && shm::mutant!(RoutingMissesNews) {
+            return true;
+        }
         let proxy = self.plan.route(node).unwrap_or(0) as u8;
         let who = Identity { slot: endpoint.slot, name, uid };
         let level = self.level(endpoint.dc, &who);
@@ -283,7 +286,9 @@ impl Core {
             self.ring_linked(ended, out);
             self.warn_of(ended, &who, out);
         }
-        self.retry_opens_by(endpoint, out);
+        if !shm::mutant!(RoutingForgetsOpening) {
+            self.retry_opens_by(endpoint, out);
+        }
         true
     }
 
