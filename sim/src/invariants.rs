@@ -3,6 +3,7 @@
 
 pub mod calls_end;
 pub mod conservation;
+pub mod copies;
 pub mod deaths;
 pub mod duplicates;
 pub mod forgery;

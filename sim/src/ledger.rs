@@ -3,6 +3,8 @@
 //! Key type: [`Ledger`]. One [`Stream`] for each ordered pair of endpoints; a message is known by its number in it, which
 //! it carries.
 
+pub mod areas;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use abi::{Endpoint, Incarnation, NodeId};
@@ -82,6 +84,11 @@ pub struct Ledger {
     pub buried: BTreeSet<(NodeId, NodeId, Incarnation)>,
     /// (who was told, of whom): ends.
     pub told_dead: BTreeSet<(Endpoint, Endpoint)>,
+    /// Grants that were told of, and the memory that copies write.
+    pub told: Vec<areas::Told>,
+    pub areas: BTreeMap<areas::Whose, areas::Area>,
+    /// Copies that were begun.
+    pub copies: u64,
     pub findings: Vec<Finding>,
 }
 

@@ -35,6 +35,7 @@ struct Options {
 }
 
 const SEEDS: u64 = 200;
+#[cfg(feature = "mutants")]
 const MUTANT_SEEDS: u64 = 1_000;
 /// From so many seeds on, whatever none of them has reached is a failure.
 const ENOUGH: u64 = 100;

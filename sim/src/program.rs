@@ -3,6 +3,9 @@
 //!
 //! Key type: [`Program`]. Neighbours: `verbs` (what is called), `waits` (how calls end), `hands` (its host).
 
+mod answers;
+mod copies;
+mod grants;
 mod hands;
 mod verbs;
 mod waits;
@@ -94,6 +97,9 @@ pub struct Body {
     spins: u32,
     views: VecDeque<Held>,
     owed: VecDeque<Owed>,
+    /// What it grants, and the copy that it is in the middle of.
+    estate: Option<Box<grants::Estate>>,
+    errand: Option<Box<copies::Errand>>,
 }
 
 /// Its own memory.
@@ -163,6 +169,13 @@ enum State {
         pause: Duration,
     },
     Waiting(Wait),
+    /// Between two steps of a copy.
+    Copying,
+    /// A grantee is in the middle of a step.
+    Revoking {
+        live: grants::Live,
+        bound: Time,
+    },
     /// The time of a call is over; its withdrawal is not decided.
     Withdrawing {
         on: On,
@@ -206,6 +219,8 @@ enum On {
         index: PeerIndex,
         to: Endpoint,
     },
+    /// The couriers of a copy.
+    Copy,
 }
 
 impl Program {
@@ -273,6 +288,8 @@ impl Program {
             spins: if scene.dice.one_in(2) { scene.dice.between(1, 12) as u32 } else { 0 },
             views: VecDeque::new(),
             owed: VecDeque::new(),
+            estate: None,
+            errand: None,
         })
     }
 }
@@ -285,6 +302,8 @@ impl Body {
                 self.introducing(scene, to, verb, (limit, bound, pause))
             }
             State::Waiting(wait) => self.waiting(scene, wait),
+            State::Copying => self.copying(scene),
+            State::Revoking { live, bound } => self.revoking(scene, live, bound),
             State::Withdrawing { on, limit, bound } => self.withdrawing(scene, on, limit, bound),
         }
     }
@@ -317,10 +336,13 @@ impl Body {
     pub fn waits(&self) -> Option<String> {
         match &self.state {
             State::Idle => None,
+            State::Copying => Some("to go on with a copy".into()),
+            State::Revoking { .. } => Some("for a grantee to end its step".into()),
             State::Introducing { to, verb, .. } => Some(format!("for an introduction to {to}, to {verb:?}")),
             State::Withdrawing { .. } => Some("for a withdrawal".into()),
             State::Waiting(wait) => match wait.on {
                 On::Any { .. } => None,
+                On::Copy => Some("for couriers to copy".into()),
                 On::From { source } => Some(format!("to receive from {source}")),
                 On::Sent { to, number, .. } => Some(format!("for {to} to take number {number}")),
                 On::Call { to, number, .. } => Some(format!("for the reply of {to} to number {number}")),

@@ -31,6 +31,7 @@ enum Found {
     Called(Result<Box<Delivery>, SendrecError>),
     PassedOn(Result<Endpoint, SendrecError>),
     Room(bool),
+    Copied(super::copies::Answered),
 }
 
 impl Body {
@@ -152,6 +153,7 @@ impl Body {
                 };
                 ended.map(|done| Found::Called(done.map(Box::new)))
             }
+            On::Copy => self.look_at_copy(look != Look::Quick).map(Found::Copied),
             On::Room { index, .. } => match core.has_room(index) {
                 Ok(true) => Some(Found::Room(true)),
                 Ok(false) if look != Look::Quick && core.has_ended(index) => Some(Found::Room(false)),
@@ -192,6 +194,7 @@ impl Body {
                 self.core.give_up(call, true, &mut Body::hands(&mut self.home, self.conn, scene));
                 self.called(scene, (to, server), number, Err(why));
             }
+            (_, Found::Copied(said)) => return self.copy_answered(scene, said),
             (On::Room { index, to }, Found::Room(room)) => {
                 self.core.want_returns(index, false);
                 scene.row(if room { "room came" } else { "room: the peer ended" });
@@ -354,6 +357,7 @@ impl Body {
     fn over(&mut self, scene: &mut Scene<'_>, on: On, limit: Limit) -> Next {
         match on {
             On::Any { .. } | On::From { .. } => self.think(scene),
+            On::Copy => self.copy_over(scene),
             On::Room { index, .. } => {
                 self.core.want_returns(index, false);
                 self.think(scene)
@@ -396,7 +400,7 @@ impl Body {
                 Some(why) => self.called(scene, (to, server), number, Err(why)),
                 None => return self.undecided(scene, on, limit, bound),
             },
-            On::Any { .. } | On::From { .. } | On::Room { .. } => {}
+            On::Any { .. } | On::From { .. } | On::Room { .. } | On::Copy => {}
         }
         self.think(scene)
     }
@@ -423,6 +427,7 @@ impl Found {
             Found::Called(Err(_)) => "the end of its server",
             Found::PassedOn(_) => "the word that its call was passed on",
             Found::Room(_) => "room",
+            Found::Copied(_) => "news of its copy",
         }
     }
 }

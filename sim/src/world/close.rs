@@ -35,6 +35,7 @@ impl World {
         self.ledger.find("no loss", no_loss::drained(&self.ledger));
         self.ledger.find("notifications", notifications::drained(&self.ledger));
         self.ledger.find("deaths", deaths::drained(&self.ledger));
+        self.ledger.ask_all_quiet();
         for at in 0..self.programs.len() {
             let Some(body) = &mut self.programs[at].body else { continue };
             let (me, tally) = (body.me, body.audit());
