@@ -24,6 +24,8 @@ pub struct Courierman {
     pub asleep: bool,
     /// It was stopped: it does nothing, and its daemon notices.
     pub frozen: bool,
+    /// What its daemon said meanwhile.
+    pub unheard: Vec<Heard>,
     rescan: Duration,
     /// What it has said to the daemon.
     pub said: Vec<(FromProxy, Vec<u8>)>,
@@ -59,6 +61,7 @@ impl Courierman {
             bells: Vec::new(),
             asleep: false,
             frozen: false,
+            unheard: Vec::new(),
             rescan: Duration::from_millis(RESCAN_FIRST_MS),
             said: vec![(FromProxy::Hello { version: VERSION, token }, Vec::new())],
             refused: Vec::new(),

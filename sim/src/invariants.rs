@@ -4,7 +4,9 @@
 pub mod calls_end;
 pub mod conservation;
 pub mod copies;
+pub mod credits;
 pub mod deaths;
+pub mod directory;
 pub mod duplicates;
 pub mod forgery;
 pub mod generations;

@@ -206,6 +206,12 @@ impl Ledger {
         self.find("duplicates", invariants::duplicates::delivered(twice, &what));
     }
 
+    /// Whether it has raised bits at somebody who lives and has not seen them.
+    pub fn has_unseen(&self, source: Endpoint) -> bool {
+        let mut of_it = self.streams.iter().filter(|((by, _), _)| *by == source);
+        of_it.any(|((_, at), stream)| stream.raised != 0 && self.is_alive(*at))
+    }
+
     pub fn raised(&mut self, source: Endpoint, destination: Endpoint, bits: u64) {
         let stream = self.stream(source, destination);
         stream.raised |= bits;

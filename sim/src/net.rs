@@ -1,11 +1,12 @@
 //! The simulated network beneath the couriers: sessions that are lost and come back, delays, cuts, announced bulk.
 //!
-//! Key types: [`Net`], all nodes and links; [`SimFabric`], one node's end. Within a session nothing is lost or
-//! overtakes; a frame that is lost ends its session, as on a byte stream. A piece is read when its message departs, some
-//! time after it was posted, so that what is sent from where it lies is seen to change. Neighbour: `sessions`.
+//! Key types: [`Net`], all nodes and links; [`SimFabric`], one node's end. Within a session nothing is lost, doubled or
+//! overtakes, whatever the wire does to its packets; what is lost for good ends it, as on a byte stream. A piece is read when its message departs, some
+//! time after it was posted, so that what is sent from where it lies is seen to change. Neighbours: `sessions`, `wire`.
 
 mod end;
 mod sessions;
+mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +30,9 @@ const WIRE_FRAMES_MAX: usize = 64;
 pub struct Temper {
     /// One frame in so many is lost, and its session with it. 0: none.
     pub lose_one_in: u64,
+    /// One in so many is lost and sent again; arrives twice. 0: none.
+    pub resend_one_in: u64,
+    pub double_one_in: u64,
     pub latency_us: (u64, u64),
     /// What `Caps` says.
     pub posted_max: usize,
@@ -40,6 +44,9 @@ pub struct Counts {
     pub frames: u64,
     pub bulk: u64,
     pub lost_frames: u64,
+    pub resent: u64,
+    pub doubled: u64,
+    pub overtook: u64,
     pub sessions: u64,
     pub refused_bulk: u64,
 }
@@ -113,9 +120,15 @@ struct Way {
     /// Frames on the wire; and departures that wait until the far end has taken some.
     flying: usize,
     held: usize,
-    /// When the last one departed and arrived: none overtakes.
+    /// When the last one departed: none overtakes before it leaves.
     departs: Time,
-    arrives: Time,
+    /// Packets of this session: sent, come in order, come too early.
+    sent: u64,
+    came: u64,
+    early: BTreeMap<u64, Frame>,
+    /// Nothing gets through; what was sent since.
+    cut: bool,
+    stuck: Vec<(u64, Frame)>,
 }
 
 #[derive(Default)]
@@ -129,7 +142,8 @@ struct Link {
 /// What happens by itself, later.
 enum Due {
     Depart { from: NodeId, to: NodeId, session: u64 },
-    Arrive { from: NodeId, to: NodeId, session: u64, frame: Frame },
+    Arrive { from: NodeId, to: NodeId, session: u64, number: u64, frame: Frame },
+    Deaf { from: NodeId, to: NodeId },
     Moved { from: NodeId, to: NodeId, session: u64, serial: u64 },
     Try { one: NodeId, other: NodeId },
     Tell { node: NodeId, life: u64, what: Vec<Completion> },
@@ -234,15 +248,13 @@ impl Net {
             Due::Depart { from, to, session } if stands(self, from, to, session) => {
                 self.depart(from, to, session)
             }
-            Due::Arrive { from, to, session, frame } if stands(self, from, to, session) => {
-                let way = self.way(from, to);
-                way.flying -= 1;
-                way.arrived.push_back(frame);
-                self.deliver(to);
+            Due::Arrive { from, to, session, number, frame } if stands(self, from, to, session) => {
+                self.arrive(from, to, number, frame);
             }
             Due::Moved { from, to, session, serial } if stands(self, from, to, session) => {
-                self.finish_bulk(from, to, serial);
+                self.moved(from, to, session, serial);
             }
+            Due::Deaf { from, to } => self.notice(from, to),
             Due::Depart { .. } | Due::Arrive { .. } | Due::Moved { .. } => {}
             Due::Try { one, other } => self.try_up(one, other),
             Due::Tell { node, life, what } => {
@@ -335,13 +347,7 @@ impl Net {
             self.counts.lost_frames += 1;
             return self.end_session(from, to);
         }
-        let now = self.now;
-        let arrives = now + self.latency();
-        let way = self.way(from, to);
-        way.flying += 1;
-        way.arrives = way.arrives.max(arrives);
-        let after = way.arrives - now;
-        self.at(after, Due::Arrive { from, to, session, frame: Frame { bytes, bulk: post.bulk } });
+        self.fly(from, to, session, Frame { bytes, bulk: post.bulk });
     }
 
     /// Puts what has arrived into posted buffers, of each other node in turn.

@@ -9,6 +9,7 @@ mod grants;
 mod hands;
 mod verbs;
 mod waits;
+mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub struct Scene<'a> {
     pub slots: &'a [Slot],
     /// Nothing new is begun: what is there is received, what is owed is answered.
     pub healing: bool,
+    /// A call that nobody has made yet in this run, late in it.
+    pub missing: Option<&'static str>,
     /// Longest loan, as a power of two.
     pub loan_log_max: u64,
     /// A ring is under way to somebody: looking by itself may overtake it.
@@ -82,6 +85,8 @@ pub struct Program {
     /// Wakes of an earlier life or plan are stale.
     pub nonce: u64,
     pub asleep: bool,
+    /// Its process is stopped until then.
+    pub stopped_until: Time,
     /// Endpoints that it has heard of, dead ones too.
     known: VecDeque<Endpoint>,
 }
@@ -171,6 +176,11 @@ enum State {
     Waiting(Wait),
     /// Between two steps of a copy.
     Copying,
+    /// It looks at the table now and then.
+    Watching {
+        what: watch::What,
+        until: Time,
+    },
     /// A grantee is in the middle of a step.
     Revoking {
         live: grants::Live,
@@ -225,7 +235,8 @@ enum On {
 
 impl Program {
     pub fn new(site: usize, slot: Slot, pid: u32) -> Program {
-        Program { site, slot, pid, body: None, nonce: 0, asleep: false, known: VecDeque::new() }
+        let (body, known, stopped_until) = (None, VecDeque::new(), Time::ZERO);
+        Program { site, slot, pid, body, nonce: 0, asleep: false, stopped_until, known }
     }
 
     pub fn me(&self) -> Option<Endpoint> {
@@ -303,6 +314,7 @@ impl Body {
             }
             State::Waiting(wait) => self.waiting(scene, wait),
             State::Copying => self.copying(scene),
+            State::Watching { what, until } => self.watching(scene, what, until),
             State::Revoking { live, bound } => self.revoking(scene, live, bound),
             State::Withdrawing { on, limit, bound } => self.withdrawing(scene, on, limit, bound),
         }
@@ -314,6 +326,12 @@ impl Body {
 
     fn hands<'a>(home: &'a mut Home, conn: ConnId, scene: &'a mut Scene<'_>) -> Hands<'a> {
         Hands { site: scene.site, now: scene.now, conn, home }
+    }
+
+    /// A pair with somebody, if it is to be had at once.
+    fn meet(&mut self, scene: &mut Scene<'_>, with: Endpoint) -> Option<PeerIndex> {
+        let introduced = Body::hands(&mut self.home, self.conn, scene).introduce(with).ok()??;
+        Some(self.core.introduce(introduced))
     }
 
     /// Back to the next thing to do, after a little.
@@ -335,7 +353,7 @@ impl Body {
     /// What it still waits for when all should be over.
     pub fn waits(&self) -> Option<String> {
         match &self.state {
-            State::Idle => None,
+            State::Idle | State::Watching { .. } => None,
             State::Copying => Some("to go on with a copy".into()),
             State::Revoking { .. } => Some("for a grantee to end its step".into()),
             State::Introducing { to, verb, .. } => Some(format!("for an introduction to {to}, to {verb:?}")),

@@ -21,6 +21,7 @@ use crate::invariants::Finding;
 use crate::ledger::Ledger;
 use crate::net::{Net, Shared, Temper, lock};
 use crate::program::{Body, Counts, Next, Program, Scene};
+use crate::report::{CALLS, has_called};
 use crate::site::{DC, Heard, PROXY, SLOTS_EACH, Site, first_slot};
 use crate::trace::Trace;
 use faults::Fault;
@@ -33,6 +34,16 @@ const NODE_DEAD_AFTER: Duration = Duration::from_millis(400);
 
 /// More than any run has that comes to rest.
 const EVENTS_MAX: u64 = 1_000_000;
+
+/// What every run has.
+pub const NODES_MIN: u64 = 3;
+pub const ENDPOINTS_MIN: u64 = 12;
+pub const EVENTS_MIN: u64 = 5_000;
+/// From here on, what was not called yet is.
+const LATE: Duration = Duration::from_millis(1_100);
+/// The calm before healing, for what was not called yet: so often, so long.
+const CALMS_MAX: u32 = 60;
+const CALM: Duration = Duration::from_millis(50);
 
 /// What happens at a time.
 enum Event {
@@ -72,6 +83,8 @@ pub struct Outcome {
     pub rows: Counts,
     pub faults: Counts,
     pub events: u64,
+    pub nodes: u64,
+    pub endpoints: u64,
     pub messages: u64,
     pub net: crate::net::Counts,
     pub last_lines: String,
@@ -94,6 +107,9 @@ pub struct World {
     rows: Counts,
     faults: Counts,
     healing: bool,
+    /// When it is over.
+    until: Time,
+    calms: u32,
     loan_log_max: u64,
     /// Bodies of killed processes: their memory stays as it was, and nothing of theirs is dropped while the run lasts.
     graves: Vec<Body>,
@@ -103,10 +119,12 @@ impl World {
     /// A cluster whose size and luck the seed decides.
     pub fn new(seed: u64, loud: bool) -> World {
         let mut dice = Dice::new(seed);
-        let nodes = [2, 3, 3, 3, 4][dice.below(5) as usize];
+        let nodes = [3, 3, 3, 4][dice.below(4) as usize];
         let ids: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
         let temper = Temper {
             lose_one_in: [0, 2_000, 400, 100][dice.below(4) as usize],
+            resend_one_in: [0, 1_000, 200, 40][dice.below(4) as usize],
+            double_one_in: [0, 500, 100, 30][dice.below(4) as usize],
             latency_us: [(10, 40), (50, 500), (200, 3_000)][dice.below(3) as usize],
             posted_max: [8, 32, 256][dice.below(3) as usize],
         };
@@ -129,6 +147,8 @@ impl World {
             rows: Counts::new(),
             faults: Counts::new(),
             healing: false,
+            until: TROUBLE + PEACE * 2,
+            calms: 0,
             graves: Vec::new(),
         };
         world.people(nodes);
@@ -142,7 +162,7 @@ impl World {
 
     /// Programs, at least one on each node.
     fn people(&mut self, nodes: u16) {
-        let count = self.dice.between(4, 12).max(nodes as u64);
+        let count = self.dice.between(ENDPOINTS_MIN, ENDPOINTS_MIN + 2);
         for n in 0..count {
             let site = if n < nodes as u64 { n } else { self.dice.below(nodes as u64) } as usize;
             let here = self.programs.iter().filter(|p| p.site == site).count() as u16;
@@ -159,7 +179,7 @@ impl World {
         loop {
             let own = self.events.keys().next().map(|(at, _)| *at);
             let wires = lock(&self.net).next_due();
-            let Some(next) = own.into_iter().chain(wires).min().filter(|at| *at < TROUBLE + PEACE) else {
+            let Some(next) = own.into_iter().chain(wires).min().filter(|at| *at < self.until) else {
                 break;
             };
             self.now = self.now.max(next);
@@ -205,7 +225,14 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Program { at, nonce } if self.programs[at].nonce == nonce => self.step_program(at),
+            Event::Program { at, nonce } if self.programs[at].nonce == nonce => {
+                let stopped = self.programs[at].stopped_until;
+                if stopped > self.now {
+                    let after = stopped - self.now;
+                    return self.at(after, Event::Program { at, nonce });
+                }
+                self.step_program(at);
+            }
             Event::Program { .. } => {}
             Event::Look { node, life, plan } => self.look(node, life, plan),
             Event::Ring { node, doorbell, source, pull, life } => {
@@ -239,7 +266,14 @@ impl World {
                 }
             }
             Event::Fault(fault) => self.go_wrong(fault),
-            Event::Heal => self.heal(),
+            Event::Heal if self.calms < CALMS_MAX && (self.missing().is_some() || self.done < EVENTS_MIN) => {
+                self.calms += 1;
+                self.at(CALM, Event::Heal);
+            }
+            Event::Heal => {
+                self.until = self.now + PEACE;
+                self.heal();
+            }
         }
     }
 
@@ -249,11 +283,18 @@ impl World {
         self.at(after, Event::Program { at, nonce });
     }
 
+    /// A call that nobody has made yet.
+    fn missing(&self) -> Option<&'static str> {
+        CALLS.iter().copied().find(|call| !has_called(&self.calls, call))
+    }
+
     fn step_program(&mut self, at: usize) {
+        let missing = if self.now > LATE && !self.healing { self.missing() } else { None };
         let program = &mut self.programs[at];
         let home = &mut self.homes[program.site];
         let mut scene = Scene {
             now: self.now,
+            missing,
             rings_under_way: home.rings > 0,
             site: &mut home.site,
             ledger: &mut self.ledger,
@@ -276,6 +317,10 @@ impl World {
         let Some(body) = program.body.take() else { return };
         let (node, conn) = (program.site, body.conn);
         program.asleep = false;
+        program.stopped_until = Time::ZERO;
+        if self.ledger.has_unseen(body.me) {
+            *self.rows.entry("notifier ended with bits that nobody had seen").or_default() += 1;
+        }
         body.killed(&mut self.ledger);
         self.ledger.died(body.me, self.now);
         self.trace.note(self.now, self.homes[node].site.id, format_args!("{} is killed", body.me));

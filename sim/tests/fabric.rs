@@ -11,7 +11,8 @@ use sim::net::{Net, Shared, SimFabric, Temper, lock};
 
 fn network(count: usize) -> Network {
     let ids = nodes(count);
-    let temper = Temper { lose_one_in: 0, latency_us: (10, 400), posted_max: 32 };
+    let (latency_us, posted_max) = ((10, 400), 32);
+    let temper = Temper { lose_one_in: 0, resend_one_in: 50, double_one_in: 20, latency_us, posted_max };
     let net = Shared::new(Net::new(&ids, temper, Dice::new(count as u64)).into());
     let ends: BTreeMap<_, _> =
         ids.iter().map(|id| (*id, SimFabric::enter(&net, *id, Incarnation(1)))).collect();

@@ -71,7 +71,7 @@ impl Net {
     pub(super) fn try_up(&mut self, one: NodeId, other: NodeId) {
         let link = &self.links[&ends(one, other)];
         let present = self.ports[&one].present && self.ports[&other].present;
-        if !present || link.cut || link.session.is_some() {
+        if !present || link.cut || link.session.is_some() || self.is_way_cut(one, other) {
             return;
         }
         if link.quiet_until > self.now {
@@ -98,7 +98,7 @@ impl Net {
             let incarnation = self.ports[&peer].incarnation;
             self.port(at).tell(Completion::Up { peer, session, incarnation });
             let way = self.way(at, peer);
-            (way.departs, way.arrives) = (Duration::ZERO, Duration::ZERO);
+            way.departs = Duration::ZERO;
         }
     }
 
@@ -111,7 +111,9 @@ impl Net {
         for (n, from, to) in [(0, one, other), (1, other, one)] {
             let way = self.way(from, to);
             way.arrived.clear();
-            (way.flying, way.held) = (0, 0);
+            way.early.clear();
+            way.stuck.clear();
+            (way.flying, way.held, way.sent, way.came) = (0, 0, 0, 0);
             let (posted, bulk) = (std::mem::take(&mut way.posted), std::mem::take(&mut way.bulk));
             for post in posted.into_iter().filter(|p| p.bulk.is_none()) {
                 self.port(from).regions.release_all(&post.pieces);

@@ -12,11 +12,11 @@ impl Body {
     pub(super) fn answer(&mut self, scene: &mut Scene<'_>) {
         let Some(owed) = self.owed.pop_front() else { return };
         let client = owed.request.source();
-        if scene.dice.one_in(12) {
+        if scene.missing.is_none() && scene.dice.one_in(12) {
             scene.count("request dropped");
             return;
         }
-        if !scene.healing && scene.dice.one_in(4) {
+        if !scene.healing && (scene.missing == Some("relay") || scene.dice.one_in(4)) {
             return self.pass_on(scene, owed);
         }
         let value = mix(owed.number ^ self.me.to_word());
@@ -50,16 +50,18 @@ impl Body {
         }
     }
 
-    /// Passes a request on to somebody that it has a pair with.
+    /// Passes a request on to somebody that it has a pair with, or gets one at once.
     fn pass_on(&mut self, scene: &mut Scene<'_>, owed: Owed) {
         let client = owed.request.source();
         let slot = scene.dice.pick(scene.slots).copied();
         // Upwards only, as calls without an end: no two wait for one another for ever.
-        let next = slot.filter(|slot| *slot > self.me.slot).and_then(|slot| self.core.lookup(slot));
-        let next = next.filter(|to| *to != client);
-        let Some((to, index)) = next.and_then(|to| Some((to, self.core.find(to)?))) else {
-            return self.owed.push_front(owed);
-        };
+        let whoever = if scene.missing.is_some() { scene.slots } else { &[] };
+        let own = self.me.slot;
+        let next = slot.iter().chain(whoever).filter(|slot| **slot > own).find_map(|slot| {
+            let to = self.core.lookup(*slot).filter(|to| *to != client)?;
+            Some((to, self.core.find(to).or_else(|| self.meet(scene, to))?))
+        });
+        let Some((to, index)) = next else { return self.owed.push_front(owed) };
         let _ = self.core.pull(&mut Body::hands(&mut self.home, self.conn, scene));
         let loan = if scene.dice.below(10) < 3 { self.loan(scene) } else { None };
         let message = self.stamped(scene, (client, to, owed.origin), owed.number, loan);

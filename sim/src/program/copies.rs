@@ -157,13 +157,7 @@ impl Body {
             scene.row("copy: DeadSource");
             return None;
         }
-        let peer = match self.core.find(owner) {
-            Some(peer) => peer,
-            None => {
-                let introduced = Body::hands(&mut self.home, self.conn, scene).introduce(owner).ok()??;
-                self.core.introduce(introduced)
-            }
-        };
+        let peer = self.core.find(owner).or_else(|| self.meet(scene, owner))?;
         if !self.core.is_proxied(peer) {
             return Some(Spot::Here(Here::Granted { peer, grant: *grant, offset_bytes: at }));
         }
@@ -478,11 +472,17 @@ impl Body {
 /// A source and a target: something granted, or (`None`) of one's own; not both of one's own. Now and then something that
 /// was granted to another, or no longer is.
 fn choose(me: Endpoint, scene: &mut Scene<'_>) -> Option<(Option<Told>, Option<Told>)> {
-    let wrong = scene.dice.one_in(10);
+    let wrong = scene.dice.below(12);
     let of = |access: Access| -> Vec<Told> {
         let told =
             scene.ledger.told.iter().filter(|told| told.grant.access == access && told.grant.owner != me);
-        told.filter(|told| wrong || (told.to == me && !told.revoked)).copied().collect()
+        told.filter(|told| match wrong {
+            0 => told.to != me,
+            1 => told.to == me && told.revoked,
+            _ => told.to == me && !told.revoked,
+        })
+        .copied()
+        .collect()
     };
     let (sources, targets) = (of(Access::Read), of(Access::Write));
     let from = scene.dice.pick(&sources).copied();

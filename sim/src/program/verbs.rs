@@ -30,6 +30,9 @@ impl Body {
         if let Some(next) = self.tidy(scene) {
             return next;
         }
+        if scene.missing.is_some() && !scene.dice.one_in(8) {
+            return self.make_up(scene, known);
+        }
         match scene.dice.below(100) {
             0..44 => {
                 let notifications = scene.dice.below(4) != 0;
@@ -43,7 +46,9 @@ impl Body {
                 scene.count("receive from one");
                 self.wait(scene, On::From { source }, limit, None)
             }
-            50..74 => self.say(scene, known, Verb::Post),
+            50..70 => self.say(scene, known, Verb::Post),
+            70 => self.watch_or_leave(scene, known),
+            71..74 => self.copy(scene),
             74..83 => self.say(scene, known, Verb::Send),
             83..94 => self.say(scene, known, Verb::Call),
             94 => self.say(scene, known, Verb::Wake),
@@ -54,10 +59,33 @@ impl Body {
                 }
                 _ => self.revoke(scene),
             },
-            96..98 => self.copy(scene),
+            96 => self.revoke(scene),
             _ => {
                 let bits = 1 << scene.dice.below(32) | 1 << scene.dice.below(32);
                 self.say(scene, known, Verb::Notify(bits))
+            }
+        }
+    }
+
+    /// The call that nobody has made yet, or what leads to it.
+    fn make_up(&mut self, scene: &mut Scene<'_>, known: &mut VecDeque<Endpoint>) -> Next {
+        match scene.missing {
+            Some("copy") => self.copy(scene),
+            Some("revoke") => self.revoke(scene),
+            Some("grant") => {
+                if let Some(to) = self.choose(scene, known) {
+                    self.grant(scene, to);
+                }
+                self.think(scene)
+            }
+            Some("unbind" | "wait_bind" | "wait_unbind") => self.watch_or_leave(scene, known),
+            Some("notify") => self.say(scene, known, Verb::Notify(1)),
+            Some("wake") => self.say(scene, known, Verb::Wake),
+            _ if scene.dice.one_in(2) => self.say(scene, known, Verb::Call),
+            _ => {
+                let limit = Limit::Until(scene.now + Duration::from_millis(20));
+                scene.count("receive_request");
+                self.wait(scene, On::Any { notifications: false }, limit, None)
             }
         }
     }
@@ -103,7 +131,11 @@ impl Body {
     }
 
     /// Whom to talk to: who is bound in a slot now, or somebody from before.
-    fn choose(&mut self, scene: &mut Scene<'_>, known: &mut VecDeque<Endpoint>) -> Option<Endpoint> {
+    pub(super) fn choose(
+        &mut self,
+        scene: &mut Scene<'_>,
+        known: &mut VecDeque<Endpoint>,
+    ) -> Option<Endpoint> {
         if scene.dice.one_in(10)
             && let Some(old) = known.get(scene.dice.below(known.len() as u64) as usize)
         {

@@ -156,7 +156,7 @@ impl World {
         let id = home.site.id;
         let Some(proxy) = home.proxy.as_mut().filter(|p| p.life == life) else { return };
         if proxy.frozen {
-            return;
+            return proxy.unheard.push(heard);
         }
         match proxy.hear(heard) {
             Ok(()) => self.rouse_proxy(node),
@@ -167,6 +167,16 @@ impl World {
                 );
             }
         }
+    }
+
+    /// A proxy that was stopped goes on.
+    pub(super) fn resume_proxy(&mut self, node: usize, life: u64) {
+        let Some(proxy) = self.homes[node].proxy.as_mut().filter(|proxy| proxy.life == life) else { return };
+        proxy.frozen = false;
+        for heard in std::mem::take(&mut proxy.unheard) {
+            self.hear(node, life, heard);
+        }
+        self.rouse_proxy(node);
     }
 
     /// The proxy's process is gone, with its memory; its daemon hears of it later.

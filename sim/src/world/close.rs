@@ -3,7 +3,7 @@
 use abi::NodeId;
 
 use super::{Outcome, World};
-use crate::invariants::{calls_end, conservation, deaths, no_loss, notifications};
+use crate::invariants::{calls_end, conservation, credits, deaths, directory, no_loss, notifications};
 use crate::net::lock;
 
 impl World {
@@ -20,6 +20,8 @@ impl World {
             rows: self.rows,
             faults: self.faults,
             events: self.done,
+            nodes: self.homes.len() as u64,
+            endpoints: self.programs.len() as u64,
             messages,
             net: lock(&self.net).counts,
             last_lines: self.trace.columns(self.homes.len() as u16),
@@ -40,6 +42,18 @@ impl World {
             let Some(body) = &mut self.programs[at].body else { continue };
             let (me, tally) = (body.me, body.audit());
             self.ledger.find("conservation", conservation::drained(&me, tally));
+        }
+        let all: Vec<_> = self.programs.iter().filter_map(|program| program.me()).collect();
+        for at in 0..self.programs.len() {
+            let Some(body) = &mut self.programs[at].body else { continue };
+            let me = body.me;
+            for other in all.iter().filter(|other| **other != me) {
+                self.ledger.find("directory", directory::drained(me, body.core.lookup(other.slot), *other));
+                if let Some(index) = body.core.find(*other) {
+                    let has_room = body.core.has_room(index) == Ok(true);
+                    self.ledger.find("credits", credits::drained(me, *other, has_room));
+                }
+            }
         }
         for home in &self.homes {
             let id: NodeId = home.site.id;

@@ -15,7 +15,12 @@ pub(super) enum Fault {
     KillProgram { at: usize },
     Cut { one: NodeId, other: NodeId, for_long: Duration },
     Rejoin { one: NodeId, other: NodeId },
+    CutOneWay { from: NodeId, to: NodeId, for_long: Duration },
+    RejoinOneWay { from: NodeId, to: NodeId },
     Flap { one: NodeId, other: NodeId },
+    PauseProgram { at: usize, for_long: Duration },
+    PauseProxy { node: usize, for_long: Duration },
+    ResumeProxy { node: usize, life: u64 },
     KillProxy { node: usize },
     FreezeProxy { node: usize },
     OrderRestart { node: usize },
@@ -37,12 +42,19 @@ impl World {
         let other = NodeId(one.0 % nodes + 1);
         let node = one.0 as usize - 1;
         match self.dice.below(100) {
-            0..25 => Fault::KillProgram { at: self.dice.below(self.programs.len() as u64) as usize },
-            25..40 => Fault::Cut { one, other, for_long: self.dice.ms(1, 250) },
-            40..44 => Fault::Cut { one, other, for_long: self.dice.ms(450, 900) },
-            44..62 => Fault::Flap { one, other },
-            62..88 => Fault::KillProxy { node },
-            88..91 => Fault::FreezeProxy { node },
+            0..20 => Fault::KillProgram { at: self.dice.below(self.programs.len() as u64) as usize },
+            20..26 => {
+                let at = self.dice.below(self.programs.len() as u64) as usize;
+                Fault::PauseProgram { at, for_long: self.dice.ms(1, 120) }
+            }
+            26..30 => Fault::PauseProxy { node, for_long: self.dice.ms(1, 300) },
+            30..35 => Fault::CutOneWay { from: one, to: other, for_long: self.dice.ms(1, 300) },
+            35..37 => Fault::CutOneWay { from: other, to: one, for_long: self.dice.ms(450, 900) },
+            37..44 => Fault::Cut { one, other, for_long: self.dice.ms(1, 250) },
+            44..48 => Fault::Cut { one, other, for_long: self.dice.ms(450, 900) },
+            48..62 => Fault::Flap { one, other },
+            62..86 => Fault::KillProxy { node },
+            86..91 => Fault::FreezeProxy { node },
             91..96 => Fault::OrderRestart { node },
             _ => Fault::RestartNode { node },
         }
@@ -54,7 +66,12 @@ impl World {
             Fault::Cut { for_long, .. } if for_long > super::NODE_DEAD_AFTER => "link cut for long",
             Fault::Cut { .. } => "link cut",
             Fault::Rejoin { .. } => "link rejoined",
+            Fault::CutOneWay { .. } => "link cut one way",
+            Fault::RejoinOneWay { .. } => "link rejoined, one way",
             Fault::Flap { .. } => "session lost",
+            Fault::PauseProgram { .. } => "program stopped for a while",
+            Fault::PauseProxy { .. } => "proxy stopped for a while",
+            Fault::ResumeProxy { .. } => "proxy goes on",
             Fault::KillProxy { .. } => "proxy killed",
             Fault::FreezeProxy { .. } => "proxy frozen",
             Fault::OrderRestart { .. } => "proxy restarted by order",
@@ -62,10 +79,15 @@ impl World {
         };
         *self.faults.entry(name).or_default() += 1;
         let at = match fault {
-            Fault::KillProgram { at } => self.homes[self.programs[at].site].site.id,
+            Fault::KillProgram { at } | Fault::PauseProgram { at, .. } => {
+                self.homes[self.programs[at].site].site.id
+            }
+            Fault::CutOneWay { from, .. } | Fault::RejoinOneWay { from, .. } => from,
             Fault::Cut { one, .. } | Fault::Rejoin { one, .. } | Fault::Flap { one, .. } => one,
             Fault::KillProxy { node }
             | Fault::FreezeProxy { node }
+            | Fault::PauseProxy { node, .. }
+            | Fault::ResumeProxy { node, .. }
             | Fault::OrderRestart { node }
             | Fault::RestartNode { node } => self.homes[node].site.id,
         };
@@ -82,7 +104,21 @@ impl World {
                 self.at(for_long, Event::Fault(Fault::Rejoin { one, other }));
             }
             Fault::Rejoin { one, other } => lock(&self.net).heal(one, other),
+            Fault::CutOneWay { from, to, for_long } => {
+                lock(&self.net).cut_way(from, to);
+                self.at(for_long, Event::Fault(Fault::RejoinOneWay { from, to }));
+            }
+            Fault::RejoinOneWay { from, to } => lock(&self.net).heal_way(from, to),
             Fault::Flap { one, other } => lock(&self.net).flap(one, other),
+            Fault::PauseProgram { at, for_long } => self.programs[at].stopped_until = self.now + for_long,
+            Fault::PauseProxy { node, for_long } => {
+                if let Some(proxy) = self.homes[node].proxy.as_mut().filter(|proxy| !proxy.frozen) {
+                    proxy.frozen = true;
+                    let life = proxy.life;
+                    self.at(for_long, Event::Fault(Fault::ResumeProxy { node, life }));
+                }
+            }
+            Fault::ResumeProxy { node, life } => self.resume_proxy(node, life),
             Fault::KillProxy { node } => self.kill_proxy(node),
             Fault::FreezeProxy { node } => {
                 if let Some(proxy) = &mut self.homes[node].proxy {
@@ -123,6 +159,7 @@ impl World {
         net.temper.lose_one_in = 0;
         for one in &ids {
             ids.iter().filter(|other| *other > one).for_each(|other| net.heal(*one, *other));
+            ids.iter().filter(|other| *other != one).for_each(|other| net.heal_way(*one, *other));
         }
         drop(net);
         self.trace.note(self.now, NodeId(1), format_args!("HEALED"));
