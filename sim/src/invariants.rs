@@ -14,6 +14,7 @@ pub mod no_loss;
 pub mod notifications;
 pub mod order;
 pub mod payload;
+pub mod relays;
 pub mod replies;
 pub mod taken;
 pub mod wakes;

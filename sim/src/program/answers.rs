@@ -1,5 +1,7 @@
 //! What a program does with requests: answers, drops, passes on.
 
+use abi::Endpoint;
+use dvk::core::PeerIndex;
 use dvk::{Message, RelayError};
 
 use super::verbs::STAMP_BYTES;
@@ -16,8 +18,11 @@ impl Body {
             scene.count("request dropped");
             return;
         }
-        if !scene.healing && (scene.missing == Some("relay") || scene.dice.one_in(4)) {
-            return self.pass_on(scene, owed);
+        if !scene.healing
+            && (scene.missing == Some("relay") || scene.dice.one_in(4))
+            && let Some(next) = self.successor(scene, client)
+        {
+            return self.pass_on(scene, owed, next);
         }
         let value = mix(owed.number ^ self.me.to_word());
         let loan = if scene.dice.below(10) < 3 { self.loan(scene) } else { None };
@@ -50,18 +55,18 @@ impl Body {
         }
     }
 
-    /// Passes a request on to somebody that it has a pair with, or gets one at once.
-    fn pass_on(&mut self, scene: &mut Scene<'_>, owed: Owed) {
-        let client = owed.request.source();
-        let slot = scene.dice.pick(scene.slots).copied();
-        // Upwards only, as calls without an end: no two wait for one another for ever.
+    /// Somebody to pass a request on to: upwards only, as calls without an end, so that no two wait for one another for ever.
+    fn successor(&mut self, scene: &mut Scene<'_>, client: Endpoint) -> Option<(Endpoint, PeerIndex)> {
+        let (own, slot) = (self.me.slot, scene.dice.pick(scene.slots).copied());
         let whoever = if scene.missing.is_some() { scene.slots } else { &[] };
-        let own = self.me.slot;
-        let next = slot.iter().chain(whoever).filter(|slot| **slot > own).find_map(|slot| {
+        slot.iter().chain(whoever).filter(|slot| **slot > own).find_map(|slot| {
             let to = self.core.lookup(*slot).filter(|to| *to != client)?;
             Some((to, self.core.find(to).or_else(|| self.meet(scene, to))?))
-        });
-        let Some((to, index)) = next else { return self.owed.push_front(owed) };
+        })
+    }
+
+    fn pass_on(&mut self, scene: &mut Scene<'_>, owed: Owed, (to, index): (Endpoint, PeerIndex)) {
+        let client = owed.request.source();
         let _ = self.core.pull(&mut Body::hands(&mut self.home, self.conn, scene));
         let loan = if scene.dice.below(10) < 3 { self.loan(scene) } else { None };
         let message = self.stamped(scene, (client, to, owed.origin), owed.number, loan);

@@ -169,8 +169,8 @@ impl Body {
             (Verb::Follow { .. }, _) => "follow",
         });
         // Upwards only, so that no two wait for one another for ever.
-        let limit =
-            if to.slot > self.me.slot && scene.dice.one_in(2) { Limit::Forever } else { self.short(scene) };
+        let endless = to.slot > self.me.slot && scene.missing.is_none();
+        let limit = if endless && scene.dice.one_in(2) { Limit::Forever } else { self.short(scene) };
         let limit =
             if matches!(verb, Verb::Post | Verb::Notify(_) | Verb::Wake) { Limit::Forever } else { limit };
         match self.core.find(to) {

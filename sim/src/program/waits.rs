@@ -11,7 +11,7 @@ use shm::lane::Withdrawal;
 
 use super::verbs::STAMP_BYTES;
 use super::{Body, Held, Limit, Next, On, Owed, Scene, State, Verb, Wait};
-use crate::invariants::{payload, replies, wakes};
+use crate::invariants::{payload, relays, replies, wakes};
 use crate::ledger::{Fate, WAKE};
 use crate::site::node_of;
 
@@ -280,8 +280,10 @@ impl Body {
         let what = format!("call {number} of {} to {to}", self.me);
         let inline = reply.inline();
         let (asked, value) = (word(inline, 0), word(inline, 8));
-        let published =
-            scene.ledger.stream(self.me, to).sent.get(number as usize).and_then(|sent| sent.replied);
+        let sent = scene.ledger.stream(self.me, to).sent.get(number as usize).copied();
+        let published = sent.and_then(|sent| sent.replied);
+        let passed = sent.and_then(|sent| sent.passed).map(|(_, to, came)| (to, came));
+        scene.ledger.find("relays", relays::answered(to, passed, reply.source(), &what));
         scene.ledger.find("replies", replies::received(published.filter(|_| asked == number), value, &what));
         let len = u32::from_le_bytes(inline.get(16..20).and_then(|b| b.try_into().ok()).unwrap_or_default());
         let (view, source) = (reply.take_view(), reply.source());
