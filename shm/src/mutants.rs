@@ -82,7 +82,7 @@ mutants! {
     "routing" {
         RoutingKeepsTheOld = "a binding goes on with a proxy's memory when another has taken its place",
         RoutingMissesNews = "a daemon does not believe what it hears of the first slot of every node",
-        RoutingForgetsOpening = "a daemon forgets an opening of an endpoint that it had not heard of yet",
+        RoutingForgetsPairs = "a proxy's successor is given half of the pairs that its predecessor carried",
         RoutingRingsAnother = "a courier rings the doorbell beside the one that it means",
     }
 }

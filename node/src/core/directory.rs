@@ -286,9 +286,7 @@ impl Core {
             self.ring_linked(ended, out);
             self.warn_of(ended, &who, out);
         }
-        if !shm::mutant!(RoutingForgetsOpening) {
-            self.retry_opens_by(endpoint, out);
-        }
+        self.retry_opens_by(endpoint, out);
         true
     }
 

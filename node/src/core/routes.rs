@@ -246,6 +246,9 @@ impl Core {
             let remotes = local.links.keys().filter(|peer| local.far(**peer).is_some_and(|f| f.wants(proxy)));
             homeless.extend(remotes.map(|remote| (*own, *remote)));
         }
+        if shm::mutant!(RoutingForgetsPairs) {
+            homeless.truncate(homeless.len() / 2);
+        }
         let mut ended = Vec::new();
         for (own, remote) in homeless {
             // Rung first: who withdraws a message must know of the proxy that may have sent it (`dvk::core`, `withdraw`).

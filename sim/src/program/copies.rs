@@ -98,7 +98,8 @@ impl Body {
         let bytes = self.estate.as_ref().map_or(0, |estate| estate.read.map.len_bytes() as u64);
         let room = |told: &Option<Told>| told.map_or(bytes, |told| told.grant.len_bytes);
         let (from_room, to_room) = (room(&source), room(&target));
-        let len_bytes = 1 + scene.dice.below(from_room.min(to_room));
+        let longest = from_room.min(to_room);
+        let len_bytes = if scene.dice.one_in(2) { longest } else { 1 + scene.dice.below(longest) };
         let from_at = scene.dice.below(from_room - len_bytes + 1);
         let to_at = scene.dice.below(to_room - len_bytes + 1);
         let (from, to) =

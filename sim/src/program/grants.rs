@@ -66,8 +66,9 @@ impl Body {
     /// Makes what it has to grant, when it first needs it. False: the daemon would not.
     pub(super) fn settle_down(&mut self, scene: &mut Scene<'_>) -> bool {
         if self.estate.is_none() {
-            let pages =
-                if scene.dice.one_in(5) { scene.dice.between(257, 700) } else { scene.dice.between(1, 16) };
+            // More than one step of a copy, where loans are long too.
+            let long = scene.loan_log_max >= 16 && scene.dice.one_in(2);
+            let pages = if long { scene.dice.between(257, 700) } else { scene.dice.between(1, 16) };
             self.estate = self.new_estate(scene, pages * 4096).map(Box::new);
         }
         self.estate.is_some()
@@ -109,8 +110,9 @@ impl Body {
             return;
         }
         let bytes = estate.read.map.len_bytes() as u64;
-        let offset_bytes = scene.dice.below(bytes);
-        let len_bytes = 1 + scene.dice.below(bytes - offset_bytes);
+        let offset_bytes = if scene.dice.one_in(3) { 0 } else { scene.dice.below(bytes) };
+        let left = bytes - offset_bytes;
+        let len_bytes = if scene.dice.one_in(3) { left } else { 1 + scene.dice.below(left) };
         let segment = estate.land(access).segment;
         if !estate.may_map(access, to)
             && scene.site.ask(scene.now, self.conn, Request::Grant { segment, to }).is_err()
