@@ -66,6 +66,7 @@ const STAGES: &[Stage] = &[
     Stage { full_factor: 5, ..stage("kill", 3, "a peer killed at random instructions", cargo_tests::kill) },
     stage("process", 4, "daemon, proxies and programs as processes", cargo_tests::process),
     Stage { full_factor: 10, ..stage("sim", 4, "seeded simulations of whole clusters", sim::run) },
+    stage("mutants", 3, "faults built in on purpose: the simulator finds each", sim::mutants),
     stage("demo", 3, "the demonstration, as this user", demo::run),
     stage("unprivileged", 4, "demonstration and process tests as a user without rights", unprivileged::run),
     stage("netns", 2, "the demonstration across network namespaces", demo::netns),

@@ -1,11 +1,12 @@
-//! The stage `sim`: simulations from a first seed that the commit decides, so that all commits together walk far.
+//! The stages `sim`, simulations from a first seed that the commit decides, so that all commits together walk far; and
+//! `mutants`, which shows that they find what is broken.
 
 use super::Job;
 use crate::report::excerpt;
 use anyhow::Result;
 
-const SEEDS: &str = "200";
-const SEEDS_FULL: &str = "2000";
+const SEEDS: &str = "1000";
+const SEEDS_FULL: &str = "10000";
 /// Hex digits of the commit id that make the seed: 48 bits, which every JSON reader keeps exactly.
 const SEED_DIGITS: usize = 12;
 
@@ -24,6 +25,21 @@ pub fn run(job: &mut Job) -> Result<()> {
     } else {
         job.failed("sim", format!("{} (seeds from {first})", done.ending()), excerpt(done.log.iter()));
     }
+    Ok(())
+}
+
+/// Every fault that is built into the code for it, each alone: found, or the stage fails.
+pub fn mutants(job: &mut Job) -> Result<()> {
+    let command = job.cargo(&["run", "--release", "-p", "sim", "--features", "mutants", "--", "--mutants"]);
+    let done = job.run(command)?;
+    let said = done.log.back().cloned().unwrap_or_default();
+    if done.is_ok() {
+        job.passed("mutants", said);
+        return Ok(());
+    }
+    let survivors: Vec<String> = done.log.iter().filter(|line| line.contains("SURVIVES")).cloned().collect();
+    let told = if survivors.is_empty() { excerpt(done.log.iter()) } else { survivors };
+    job.failed("mutants", format!("{}; {said}", done.ending()), told);
     Ok(())
 }
 

@@ -63,8 +63,13 @@ pub fn source_bytes(owner: Endpoint, offset_bytes: u64, len_bytes: u64) -> Vec<u
     let seed = mix(owner.to_word());
     let first = offset_bytes / 8;
     let words = (offset_bytes + len_bytes).div_ceil(8) - first;
-    let bytes = (first..first + words).flat_map(|at| mix(seed ^ at).to_le_bytes());
-    bytes.skip((offset_bytes % 8) as usize).take(len_bytes as usize).collect()
+    let mut bytes = Vec::with_capacity(words as usize * 8);
+    for at in first..first + words {
+        bytes.extend_from_slice(&mix(seed ^ at).to_le_bytes());
+    }
+    bytes.drain(..(offset_bytes % 8) as usize);
+    bytes.truncate(len_bytes as usize);
+    bytes
 }
 
 impl Ledger {

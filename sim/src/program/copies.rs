@@ -21,6 +21,18 @@ const OWN_NODE: NodeId = NodeId(0);
 /// Before a copy is begun anew.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// A request, but for what it is about.
+const NOTHING: CopyRequest = CopyRequest {
+    role: Role::Within,
+    node: OWN_NODE,
+    begun: false,
+    len_bytes: 0,
+    theirs: Range::own(0, 0),
+    range: Range::own(0, 0),
+    other: 0,
+    beside: 0,
+};
+
 /// One end of a copy, found.
 #[derive(Clone)]
 enum Spot {
@@ -171,16 +183,7 @@ impl Body {
         let Some(errand) = &mut self.errand else { return self.think(scene) };
         errand.asked.clear();
         let len_bytes = errand.len_bytes;
-        let plain = CopyRequest {
-            role: Role::Within,
-            node: OWN_NODE,
-            begun: false,
-            len_bytes,
-            theirs: Range::own(0, 0),
-            range: Range::own(0, 0),
-            other: 0,
-            beside: 0,
-        };
+        let plain = CopyRequest { len_bytes, ..NOTHING };
         match (errand.from.clone(), errand.to.clone()) {
             (Spot::Here(_), Spot::Here(_)) => {
                 errand.stage = Stage::Steps { done: 0 };
@@ -376,16 +379,7 @@ impl Body {
 
     fn cancel(&mut self, scene: &mut Scene<'_>, then: Then) -> Next {
         let bound = scene.now + Duration::from_millis(COPY_CANCEL_WAIT_MS);
-        let request = CopyRequest {
-            role: Role::Cancel,
-            node: OWN_NODE,
-            begun: false,
-            len_bytes: 0,
-            theirs: Range::own(0, 0),
-            range: Range::own(0, 0),
-            other: 0,
-            beside: 0,
-        };
+        let request = CopyRequest { role: Role::Cancel, ..NOTHING };
         if let Some(errand) = &mut self.errand {
             for asked in &mut errand.asked {
                 asked.number = self.core.ask_copy(asked.peer, &request);

@@ -67,8 +67,8 @@ impl Body {
     pub(super) fn settle_down(&mut self, scene: &mut Scene<'_>) -> bool {
         if self.estate.is_none() {
             // More than one step of a copy, where loans are long too.
-            let long = scene.loan_log_max >= 16 && scene.dice.one_in(2);
-            let pages = if long { scene.dice.between(257, 700) } else { scene.dice.between(1, 16) };
+            let long = scene.loan_log_max >= 16 && scene.dice.one_in(3);
+            let pages = if long { scene.dice.between(257, 400) } else { scene.dice.between(1, 16) };
             self.estate = self.new_estate(scene, pages * 4096).map(Box::new);
         }
         self.estate.is_some()
