@@ -164,7 +164,7 @@ fn bash_completes_commands_with_the_script() {
         let ran = Command::new("bash").args(["--norc", "-c", &line]).output().unwrap();
         String::from_utf8(ran.stdout).unwrap().trim().to_owned()
     };
-    assert_eq!(completed("dvs d", "d", "dvs"), "demo doctor down");
+    assert_eq!(completed("dvs d", "d", "dvs"), "demo doctor down dc");
     assert_eq!(completed("dvs proxy r", "r", "proxy"), "restart");
 }
 
@@ -197,10 +197,17 @@ fn a_folder_gets_a_manual_page_for_each_command_and_none_for_the_hidden_ones() {
         "-check",
         "-completions",
         "-cp",
+        "-dc-create",
+        "-dc-grow",
+        "-dc-ls",
+        "-dc-shrink",
+        "-dc-stop",
+        "-dc",
         "-demo",
         "-doctor",
         "-down",
         "-init",
+        "-logs",
         "-man",
         "-node-start",
         "-node",

@@ -275,7 +275,8 @@ fn choose<'a>(
 
 fn span<'a>(place: &Place, spans: &'a [Span], asked: &str) -> Result<&'a Span> {
     spans.iter().find(|span| span.name == asked).ok_or_else(|| {
-        let names: Vec<String> = spans.iter().map(|span| span.name.clone()).collect();
+        let mut names: Vec<String> = spans.iter().map(|span| span.name.clone()).collect();
+        names.sort();
         let what = format!("cluster {} has no DC {asked:?}", place.cluster.name);
         failure(Exit::Config, what, did_you_mean(asked, &names))
     })

@@ -84,18 +84,20 @@ fn ask_one(daemon: Daemon<'_>, node: usize, began: Instant, interval: Duration, 
     }
 }
 
-/// One answer from every node; an error if none has any.
+/// One answer from every node; the error of the first node in order if none has any.
 fn hear_round(top: &mut Top, said: &Receiver<Said>) -> Result<()> {
     let mut missing: Vec<usize> = (0..top.nodes.len()).collect();
-    let mut first = None;
+    let mut first: Option<(usize, anyhow::Error)> = None;
     while !missing.is_empty() {
         interrupt::check()?;
         match said.recv_timeout(GLANCE) {
             Ok(Said { node, at, answer }) => {
                 missing.retain(|waited| *waited != node);
                 top.hear(node, at, answer.as_ref().map(Clone::clone).map_err(ToString::to_string));
-                if let Err(why) = answer {
-                    first.get_or_insert(why);
+                if let Err(why) = answer
+                    && first.as_ref().is_none_or(|(other, _)| node < *other)
+                {
+                    first = Some((node, why));
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -103,7 +105,7 @@ fn hear_round(top: &mut Top, said: &Receiver<Said>) -> Result<()> {
         }
     }
     match first {
-        Some(why) if top.nodes.iter().all(|n| n.answer().is_none()) => Err(why),
+        Some((_, why)) if top.nodes.iter().all(|n| n.answer().is_none()) => Err(why),
         _ => Ok(()),
     }
 }
