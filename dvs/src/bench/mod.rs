@@ -30,8 +30,9 @@ use crate::{interrupt, up};
 
 /// The cluster that is started when none is named: its name, its DC's, and its nodes.
 const PLAN: Plan = Plan { name: "bench", nodes: 2, address: None, second_dc: None };
-/// The DC of a cluster of its own that floods.
+/// The DC of a cluster of its own that floods, and its nodes: two more, whose proxies nobody else uses.
 const FLOOD_DC: &str = "flood";
+const FLOOD_NODES: u16 = 4;
 /// How long its daemons and their link may take.
 const UP_WITHIN: Duration = Duration::from_secs(20);
 /// A turn: short, so that what else happens hits both sides and an interruption is soon heard; and so many at least.
@@ -71,8 +72,7 @@ pub struct Ground<'a> {
     pub what: What,
     place: &'a Place,
     dc: &'a str,
-    /// Another DC over the same nodes, which is to flood their proxies in every second turn.
-    pub flood: Option<&'a str>,
+    pub flood: Option<Flooded<'a>>,
     /// Who asks or posts, and who answers or takes.
     pub near: &'a ClusterNode,
     pub far: &'a ClusterNode,
@@ -84,6 +84,14 @@ pub struct Ground<'a> {
     /// Of each pair, where all can have two of their own and are to spin.
     pub processors: Option<Vec<(usize, usize)>>,
     pub limit: limit::Limit,
+}
+
+/// Another DC, which is to flood in some of the turns.
+pub struct Flooded<'a> {
+    pub dc: &'a str,
+    /// Two more of its nodes on this machine: there the same flood takes the same processors, and goes through other
+    /// proxies.
+    pub elsewhere: Option<[&'a ClusterNode; 2]>,
 }
 
 impl Ground<'_> {
@@ -135,8 +143,11 @@ pub fn run(command: &BenchCommand, dir: Option<&Path>, output: &Output) -> Resul
         let what = format!("{option} is of a running cluster, and none is named");
         return Err(failure(Exit::Config, what, "give --cluster FILE too, or leave it out"));
     }
-    let second_dc = args.flood.is_some().then_some(FLOOD_DC);
-    let mut stage = Stage::set(Plan { second_dc, ..PLAN })?;
+    let plan = match args.flood {
+        Some(_) => Plan { nodes: FLOOD_NODES, second_dc: Some(FLOOD_DC), ..PLAN },
+        None => PLAN,
+    };
+    let mut stage = Stage::set(plan)?;
     stage.free_ports()?;
     let place = stage.place.clone();
     let nodes: Vec<&ClusterNode> = place.cluster.nodes.iter().collect();
@@ -282,15 +293,15 @@ fn span<'a>(place: &Place, spans: &'a [Span], asked: &str) -> Result<&'a Span> {
     })
 }
 
-/// The DC that floods: another one over the same two nodes.
+/// The DC that floods: another one over the same two nodes, and more if it has them.
 fn flood_dc<'a>(
-    place: &Place,
+    place: &'a Place,
     spans: &'a [Span],
     what: What,
     args: &BenchArgs,
     dc: &Span,
     ends: [&ClusterNode; 2],
-) -> Result<Option<&'a str>> {
+) -> Result<Option<Flooded<'a>>> {
     let Some(asked) = args.flood.as_deref() else { return Ok(None) };
     let flood = span(place, spans, asked)?;
     let fits = what == What::Rtt
@@ -301,7 +312,11 @@ fn flood_dc<'a>(
         let what = format!("--flood {asked} is for `rtt --remote`, and another DC over the same nodes");
         return Err(failure(Exit::Config, what, "measure with `dvs bench rtt --remote --flood DC`"));
     }
-    Ok(Some(flood.name.as_str()))
+    let here = place.nodes_here(&[])?;
+    let others = here.iter().copied().filter(|n| flood.nodes.contains(&n.id));
+    let others: Vec<_> = others.filter(|n| ends.iter().all(|end| end.id != n.id)).collect();
+    let elsewhere = others.first_chunk().copied();
+    Ok(Some(Flooded { dc: &flood.name, elsewhere }))
 }
 
 /// Two of their own for each pair that is to spin: with fewer, one would spin where the other ought to run.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use abi::limits::INLINE_BYTES_MAX;
 use anyhow::Result;
+use node::config::ClusterNode;
 use serde_json::json;
 
 use super::chart::chart;
@@ -17,7 +18,7 @@ use crate::output::{Output, Table, bytes, count, nanoseconds};
 use crate::workers::crew::Worker;
 use crate::workers::echo::Run;
 use crate::workers::pour::{Poured, Taken};
-use crate::workers::spread::{Latency, Spread};
+use crate::workers::spread::Spread;
 
 /// The loans of a flood, and how much longer it lasts than what it is to hinder.
 const FLOOD_BYTES: &str = "1048576";
@@ -28,11 +29,47 @@ struct Measured {
     size_bytes: usize,
     ours: Spread,
     bare: Option<Spread>,
-    /// While another DC floods the same proxies, and how many times longer its p99 is then: of the turns, the middle one.
-    flooded: Option<Spread>,
-    flooded_ratio: Option<f64>,
+    /// While another DC floods the same proxies.
+    flooded: Option<Beside>,
+    /// While it floods other proxies of this machine: what the flood's share of the processors alone does.
+    elsewhere: Option<Beside>,
     /// Of the medians, ours divided by the bare one.
     ratio: Option<f64>,
+}
+
+/// What was measured beside something.
+#[derive(Default)]
+struct Beside {
+    spread: Spread,
+    /// Of each turn, its p99 divided by that of the turn before, which nothing was beside.
+    ratios: Vec<f64>,
+}
+
+impl Beside {
+    fn join(&mut self, turn: &Spread, quiet: &Spread) {
+        self.ratios.push(p99(turn) / p99(quiet));
+        self.spread.join(turn);
+    }
+
+    fn ratio(&self) -> Option<f64> {
+        middle(self.ratios.clone())
+    }
+
+    /// How many times longer the p99 is than beside `other`: the middle one of the turns, which came in pairs.
+    fn over(&self, other: &Beside) -> Option<f64> {
+        middle(self.ratios.iter().zip(&other.ratios).map(|(own, other)| own / other).collect())
+    }
+}
+
+fn p99(turn: &Spread) -> f64 {
+    turn.latency().p99_ns.max(1) as f64
+}
+
+impl Measured {
+    /// What it costs that the flood goes through the same proxies: the p99 beside it by the p99 beside one elsewhere.
+    fn shared_ratio(&self) -> Option<f64> {
+        self.flooded.as_ref()?.over(self.elsewhere.as_ref()?)
+    }
 }
 
 pub fn measure(ground: &Ground<'_>, sizes: &[usize], output: &Output) -> Result<Results> {
@@ -47,8 +84,11 @@ pub fn measure(ground: &Ground<'_>, sizes: &[usize], output: &Output) -> Result<
             "ours": m.ours.latency(),
             "bare": m.bare.as_ref().map(Spread::latency),
             "ratio": m.ratio.map(rounded),
-            "flooded": m.flooded.as_ref().map(Spread::latency),
-            "flooded_p99_ratio": m.flooded_ratio.map(rounded),
+            "flooded": m.flooded.as_ref().map(|f| f.spread.latency()),
+            "flooded_p99_ratio": m.flooded.as_ref().and_then(Beside::ratio).map(rounded),
+            "flooded_elsewhere": m.elsewhere.as_ref().map(|f| f.spread.latency()),
+            "flooded_elsewhere_p99_ratio": m.elsewhere.as_ref().and_then(Beside::ratio).map(rounded),
+            "shared_p99_ratio": m.shared_ratio().map(rounded),
             "histogram": m.ours.rows(),
         })
     });
@@ -58,28 +98,30 @@ pub fn measure(ground: &Ground<'_>, sizes: &[usize], output: &Output) -> Result<
 fn one_size(ground: &Ground<'_>, size_bytes: usize) -> Result<Measured> {
     let (_echoes, mut asks) = start(ground, size_bytes)?;
     let (mut ours, mut bare) = (Spread::default(), None);
-    let mut flood = Flood::start(ground)?;
-    let (mut flooded, mut flooded_ratios) = (None, Vec::new());
+    let ends = ground.flood.as_ref().map(|_| [ground.near, ground.far]);
+    let mut flood = ends.map(|ends| Flood::start(ground, "flood", ends)).transpose()?;
+    let ends = ground.flood.as_ref().and_then(|f| f.elsewhere);
+    let mut flood_elsewhere = ends.map(|ends| Flood::start(ground, "flood-elsewhere", ends)).transpose()?;
+    let (mut flooded, mut elsewhere) = (None, None);
     let mut ratios = Vec::new();
     for _ in 0..ground.turns {
         interrupt::check()?;
         let bare_turn = ground.limit.turn(size_bytes, ground.turn)?.map(|all| joined(&all));
         let ours_turn = joined(&turn(&mut asks, ground.turn)?);
         if let Some(bare_turn) = bare_turn {
-            let p50 = |latency: Latency| latency.p50_ns.max(1) as f64;
-            ratios.push(p50(ours_turn.latency()) / p50(bare_turn.latency()));
+            let p50 = |turn: &Spread| turn.latency().p50_ns.max(1) as f64;
+            ratios.push(p50(&ours_turn) / p50(&bare_turn));
             bare.get_or_insert_with(Spread::default).join(&bare_turn);
         }
-        if let Some(flood) = &mut flood {
-            let turn = joined(&flood.during(ground.turn, || turn(&mut asks, ground.turn))?);
-            let p99 = |latency: Latency| latency.p99_ns.max(1) as f64;
-            flooded_ratios.push(p99(turn.latency()) / p99(ours_turn.latency()));
-            flooded.get_or_insert_with(Spread::default).join(&turn);
+        for (flood, beside) in [(&mut flood, &mut flooded), (&mut flood_elsewhere, &mut elsewhere)] {
+            if let Some(flood) = flood {
+                let turn = joined(&flood.during(ground.turn, || turn(&mut asks, ground.turn))?);
+                beside.get_or_insert_with(Beside::default).join(&turn, &ours_turn);
+            }
         }
         ours.join(&ours_turn);
     }
-    let flooded_ratio = middle(flooded_ratios);
-    Ok(Measured { size_bytes, ours, bare, ratio: middle(ratios), flooded, flooded_ratio })
+    Ok(Measured { size_bytes, ours, bare, ratio: middle(ratios), flooded, elsewhere })
 }
 
 /// A pair in another DC that posts loans as fast as it can.
@@ -89,23 +131,19 @@ struct Flood {
 }
 
 impl Flood {
-    fn start(ground: &Ground<'_>) -> Result<Option<Flood>> {
-        let Some(dc) = ground.flood else { return Ok(None) };
-        let receiver = ground.start_in(
-            dc,
-            ground.far,
-            "flood-in",
-            0,
-            &["pour-in", "--wait", ground.wait.name()].map(str::to_owned),
-        )?;
-        let (to, wait) = (ground.name("flood-in", 0), ground.wait.name());
+    fn start(ground: &Ground<'_>, name: &str, [near, far]: [&ClusterNode; 2]) -> Result<Flood> {
+        let dc = ground.flood.as_ref().map_or(ground.dc, |flood| flood.dc);
+        let [inward, outward] = ["in", "out"].map(|way| format!("{name}-{way}"));
+        let (to, wait) = (ground.name(&inward, 0), ground.wait.name());
+        let role = ["pour-in", "--wait", wait].map(str::to_owned);
+        let receiver = ground.start_in(dc, far, &inward, 0, &role)?;
         let role = ["pour-out", &to, "--size-bytes", FLOOD_BYTES, "--wait", wait, "--loan"];
         let role = role.map(str::to_owned);
-        let sender = ground.start_in(dc, ground.near, "flood-out", 0, &role)?;
+        let sender = ground.start_in(dc, near, &outward, 0, &role)?;
         let mut flood = Flood { sender, receiver };
         flood.sender.ready()?;
         flood.receiver.ready()?;
-        Ok(Some(flood))
+        Ok(flood)
     }
 
     /// Floods for a little longer than what is done takes.
@@ -171,11 +209,21 @@ fn text(all: &[Measured], output: &Output) -> String {
         if let Some(bare) = &m.bare {
             table.row(row("  bare", bare, String::new()));
         }
-        if let (Some(flooded), Some(ratio)) = (&m.flooded, m.flooded_ratio) {
-            table.row(row(&format!("  beside a flood, p99 x {ratio:.2}"), flooded, String::new()));
+        for (what, beside) in [("beside a flood", &m.flooded), ("flooded elsewhere", &m.elsewhere)] {
+            if let Some((beside, ratio)) = beside.as_ref().and_then(|b| Some((b, b.ratio()?))) {
+                table.row(row(&format!("  {what}, p99 x {ratio:.2}"), &beside.spread, String::new()));
+            }
         }
     }
     let mut text = table.text(output);
+    for m in all {
+        if let Some(ratio) = m.shared_ratio() {
+            text += &format!(
+                "\n\n{}: p99 beside a flood through the same proxies / through others of this machine: {ratio:.2}",
+                bytes(m.size_bytes as u64)
+            );
+        }
+    }
     for m in all {
         let heading = output.heading(&format!("{}{}", bytes(m.size_bytes as u64), form(m.size_bytes)));
         text += &format!("\n\n{heading}\n{}", chart(&m.ours.rows(), output.is_rich()));

@@ -77,7 +77,8 @@ pub struct BenchArgs {
     /// From one node to another, through their proxies
     #[arg(long)]
     pub remote: bool,
-    /// For `rtt`: every second turn, a pair in this other DC floods the same proxies with loans of 1 MiB. Without a
+    /// For `rtt`: in turns, a pair in this other DC floods the same proxies with loans of 1 MiB; and, where it has two
+    /// more nodes on this machine, theirs, which shows what a flood's share of the processors alone does. Without a
     /// cluster, the DC is called `flood`
     #[arg(long, value_name = "DC")]
     pub flood: Option<String>,
