@@ -54,6 +54,8 @@ pub enum Kind {
     PackedMessage = 23,
     /// As [`Kind::Bulk`], the bytes as an LZ4 block: `arg` is the offset, and above bit 32 their length when unpacked.
     PackedBulk = 24,
+    /// `arg` bytes of bulk frames, as they were on the wire, have been taken in this session so far.
+    BulkTaken = 25,
 }
 
 /// Why a handshake was refused: the `arg` of [`Kind::Refused`].
@@ -132,6 +134,7 @@ impl Header {
             22 => Kind::Bye,
             23 => Kind::PackedMessage,
             24 => Kind::PackedBulk,
+            25 => Kind::BulkTaken,
             other => return Err(Corrupt::new("unknown frame kind", other as u64).into()),
         };
         let len_bytes = (first >> 32) as u32;
@@ -140,7 +143,7 @@ impl Header {
             Kind::Announce => HEAD_BYTES_MAX as u32,
             Kind::Bulk => BULK_BYTES_MAX,
             Kind::Hello | Kind::Welcome | Kind::Proof | Kind::Ready => 256,
-            Kind::Refused | Kind::Accept | Kind::Refuse | Kind::Heartbeat | Kind::Bye => 0,
+            Kind::Refused | Kind::Accept | Kind::Refuse | Kind::Heartbeat | Kind::Bye | Kind::BulkTaken => 0,
         };
         if len_bytes > max {
             return Err(Corrupt::new("frame longer than its kind may be", len_bytes as u64).into());

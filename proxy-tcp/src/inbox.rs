@@ -8,7 +8,7 @@ use std::io::Read;
 use std::net::TcpStream;
 
 use abi::extent::Corrupt;
-use abi::limits::{FRAME_BYTES_MAX, LOAN_BYTES_MAX};
+use abi::limits::{BULK_TAKEN_EVERY_BYTES, FRAME_BYTES_MAX, LOAN_BYTES_MAX};
 use abi::wire::{HEADER_BYTES, Header, HeaderError, Kind};
 use fabric::{Completion, Piece};
 use shm::os::pieces::{StreamError, recv_into_mapping};
@@ -68,6 +68,9 @@ pub struct Inbox {
     /// How many of them are accepted.
     accepted: usize,
     frame: Option<Frame>,
+    /// Payload bytes of bulk frames that were taken, and how many of them the peer was told of.
+    taken_bytes: u64,
+    told_bytes: u64,
     /// The session packs; where packed payload is made long.
     packs: bool,
     plain: Vec<u8>,
@@ -87,6 +90,8 @@ impl Inbox {
             incoming: Vec::new(),
             accepted: 0,
             frame: None,
+            taken_bytes: 0,
+            told_bytes: 0,
             packs,
             plain: Vec::new(),
             stalled: false,
@@ -110,11 +115,19 @@ impl Inbox {
             if got > 0 {
                 self.parse(out, commons)?;
             }
+            self.tell_taken(out);
             if got < wanted {
                 break;
             }
         }
         Ok(total > 0)
+    }
+
+    fn tell_taken(&mut self, out: &mut Outbox) {
+        if self.taken_bytes - self.told_bytes >= BULK_TAKEN_EVERY_BYTES {
+            self.told_bytes = self.taken_bytes;
+            out.say_taken(self.taken_bytes);
+        }
     }
 
     fn read_buffer(&mut self, mut stream: &TcpStream) -> Result<(usize, usize), Ended> {
@@ -155,6 +168,7 @@ impl Inbox {
             }
         };
         incoming.received += got as u64;
+        self.taken_bytes += got as u64;
         self.frame = Some(Frame { left: frame.left - got, ..frame });
         Ok((frame.left, got))
     }
@@ -211,6 +225,7 @@ impl Inbox {
             }
             Kind::PackedMessage => return self.take_packed(header, commons),
             Kind::PackedBulk => self.take_packed_bulk(header, commons)?,
+            Kind::BulkTaken => out.was_taken(header.arg, commons.now)?,
             Kind::Heartbeat => {}
             Kind::Bye => return Err(Ended::Closed),
             Kind::Hello | Kind::Welcome | Kind::Proof | Kind::Ready | Kind::Refused => {
@@ -297,6 +312,7 @@ impl Inbox {
             written.expect("an extent that was checked when accepted");
         }
         incoming.received += self.plain.len() as u64;
+        self.taken_bytes += u64::from(header.len_bytes);
         if incoming.received == incoming.bytes {
             self.finish(index, commons);
         }
@@ -332,6 +348,7 @@ impl Inbox {
             written.expect("an extent that was checked when accepted");
         }
         incoming.received += there as u64;
+        self.taken_bytes += there as u64;
         self.begin += there;
         if there < frame.left {
             self.frame = Some(Frame { left: frame.left - there, ..frame });

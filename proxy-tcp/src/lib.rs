@@ -18,6 +18,7 @@ mod pack;
 pub mod process;
 mod session;
 mod tcp;
+mod window;
 
 pub use config::{KeyError, TcpConfig, TcpError};
 pub use key::ClusterKey;

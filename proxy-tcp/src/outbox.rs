@@ -11,11 +11,12 @@ use abi::extent::Corrupt;
 use abi::limits::{BULK_TURN_BYTES, HEAD_BYTES_MAX, PIECES_MAX};
 use abi::wire::{HEADER_BYTES, Header, Kind};
 use fabric::regions::{Pieces, Regions};
-use fabric::{Completion, Desc};
+use fabric::{Completion, Desc, Time};
 use shm::os::pieces::{PIECES_MAX as VECTORS_MAX, Piece as Vector};
 
 use crate::commons::{BULK_POSTED_MAX, Commons, MESSAGES_POSTED_MAX};
 use crate::pack::{PACKED_BYTES_MIN, Packer};
+use crate::window::Window;
 
 /// Control frames that may wait before the session takes nothing more from its peer.
 const CONTROL_MAX: usize = 2048;
@@ -116,6 +117,9 @@ pub struct Outbox {
     /// Slots that are not lined up, in order.
     waiting: VecDeque<u16>,
     control: VecDeque<[u8; HEADER_BYTES]>,
+    /// Of what the peer sent, to be said.
+    taken: Option<u64>,
+    window: Window,
     bulk: Vec<Bulk>,
     bulk_vacant: Vec<u16>,
     /// Accepted bulk messages.
@@ -147,6 +151,8 @@ impl Outbox {
             vacant: indices(MESSAGES_POSTED_MAX),
             waiting: VecDeque::with_capacity(MESSAGES_POSTED_MAX),
             control: VecDeque::with_capacity(64),
+            taken: None,
+            window: Window::default(),
             bulk: vec![
                 Bulk { serial: 0, token: 0, pieces: none, bytes: 0, flow: 0, state: State::Vacant };
                 BULK_POSTED_MAX
@@ -201,6 +207,16 @@ impl Outbox {
         self.control.push_back(Header { kind, len_bytes: 0, token, arg: 0 }.to_bytes());
     }
 
+    /// Says to the peer how many bytes of its bulk frames were taken in all; a word that was not sent is said no more.
+    pub fn say_taken(&mut self, bytes: u64) {
+        self.taken = Some(bytes);
+    }
+
+    /// The peer says so of ours.
+    pub fn was_taken(&mut self, bytes: u64, now: Time) -> Result<(), Corrupt> {
+        self.window.taken(bytes, now)
+    }
+
     /// So much is said to a peer that does not listen that it is not heard either.
     pub fn is_overfull(&self) -> bool {
         self.control.len() >= CONTROL_MAX
@@ -237,10 +253,10 @@ impl Outbox {
         self.scratch = payload;
     }
 
-    /// There are bytes that the kernel has not taken.
+    /// There are bytes that the kernel has not taken, and may be sent.
     pub fn has_unsent(&self) -> bool {
-        let all = [self.lineup.len(), self.control.len(), self.waiting.len(), self.sending.len()];
-        all != [0; 4]
+        let all = [self.lineup.len(), self.control.len(), self.waiting.len()];
+        all != [0; 3] || self.taken.is_some() || self.sending.len() > 0 && self.window.has_room()
     }
 
     /// The peer wants the announced bulk message, or not.
@@ -277,7 +293,11 @@ impl Outbox {
         // A frame has at most its header or slot, and its pieces; one bulk frame always finds room.
         let room = VECTORS_MAX - 2 * (1 + PIECES_MAX);
         while self.vectors < room {
-            if let Some(header) = self.control.pop_front() {
+            let taken = self
+                .taken
+                .take()
+                .map(|arg| Header { kind: Kind::BulkTaken, len_bytes: 0, token: 0, arg }.to_bytes());
+            if let Some(header) = taken.or_else(|| self.control.pop_front()) {
                 self.lineup.push_back(Frame::Control(header));
                 self.vectors += 1;
             } else if let Some(slot) = self.waiting.pop_front() {
@@ -294,6 +314,12 @@ impl Outbox {
     }
 
     fn line_up_bulk(&mut self, commons: &mut Commons) {
+        if !self.window.has_room() {
+            if self.sending.len() > 0 {
+                self.window.is_full();
+            }
+            return;
+        }
         let Some(index) = self.sending.pop() else { return };
         let bulk = &mut self.bulk[index as usize];
         let State::Sending { sent } = &mut bulk.state else { return };
@@ -316,9 +342,11 @@ impl Outbox {
         if packed {
             let arg = (bytes as u64) << 32 | offset;
             let len_bytes = self.bulk_pack.len() as u32;
+            self.window.sent(len_bytes, commons.now);
             let header = Header { kind: Kind::PackedBulk, len_bytes, token, arg }.to_bytes();
             self.lineup.push_back(Frame::PackedBulk { index, header });
         } else {
+            self.window.sent(bytes, commons.now);
             let header = Header { kind: Kind::Bulk, len_bytes: bytes, token, arg: offset }.to_bytes();
             self.lineup.push_back(Frame::Bulk { index, header, offset, bytes });
         }

@@ -117,6 +117,7 @@ fn frames_that_break_the_protocol_end_the_session() {
         ("a refusal of nothing", raw::frame(Kind::Refuse, u64::MAX, 0, &[])),
         ("bulk bytes of nothing", raw::frame(Kind::Bulk, 5, 0, &[0; 100])),
         ("bulk bytes without an answer", [announce(5), raw::frame(Kind::Bulk, 5, 0, &[0; 100])].concat()),
+        ("bytes taken that were not sent", raw::frame(Kind::BulkTaken, 0, 1, &[])),
         ("a name announced twice", [announce(5), announce(5)].concat()),
         ("an announcement beyond limits", raw::frame(Kind::Announce, 1, LOAN_BYTES_MAX as u64 + 1, &[])),
         ("too many announcements", many),
@@ -168,8 +169,16 @@ fn noise_after_a_handshake_is_never_a_panic() {
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         dice >> 33
     };
-    let kinds =
-        [Kind::Message, Kind::Announce, Kind::Accept, Kind::Refuse, Kind::Bulk, Kind::Heartbeat, Kind::Ready];
+    let kinds = [
+        Kind::Message,
+        Kind::Announce,
+        Kind::Accept,
+        Kind::Refuse,
+        Kind::Bulk,
+        Kind::Heartbeat,
+        Kind::Ready,
+        Kind::BulkTaken,
+    ];
     for round in 0..60 {
         let (mut two, address) = victim(64);
         let mut stream = joined(&mut two, address);
