@@ -120,10 +120,10 @@ pub const TURN_BYTES: u64 = 16 << 10;
 pub const PULLED_BYTES_PER_DC_MAX: u64 = 4 << 20;
 /// Bytes of one bulk message that a TCP session sends before it looks for messages and for the bulk of other DCs.
 pub const BULK_TURN_BYTES: u32 = 64 << 10;
-/// Bulk bytes on their way in one direction of a TCP session, unsaid to be taken: as few as this at least, so much stands in
-/// the kernels' buffers before a message.
+/// Bulk bytes on their way in one direction of a TCP session that several DCs use, unsaid to be taken: as few as this at
+/// least, so much stands in the kernels' buffers before a message.
 pub const BULK_WINDOW_BYTES_MIN: u64 = 256 << 10;
-/// As many as this at most, where the path is long.
+/// As many as this at most: where the path is long, or one DC alone uses the session.
 pub const BULK_WINDOW_BYTES_MAX: u64 = 64 << 20;
 /// A receiver says what it has taken each time it is so much more.
 pub const BULK_TAKEN_EVERY_BYTES: u64 = 128 << 10;

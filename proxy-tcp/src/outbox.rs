@@ -173,12 +173,13 @@ impl Outbox {
     }
 
     /// Takes a descriptor that was checked, or says that there is no room.
-    pub fn post(&mut self, desc: &Desc<'_>, pieces: Pieces, regions: &mut Regions) -> bool {
+    pub fn post(&mut self, desc: &Desc<'_>, pieces: Pieces, commons: &mut Commons) -> bool {
         if self.vacant.is_empty() || desc.bulk && self.bulk_vacant.is_empty() {
             return false;
         }
         let Some(slot) = self.vacant.pop() else { return false };
-        regions.hold_all(&pieces);
+        commons.regions.hold_all(&pieces);
+        self.window.used_by(desc.flow, commons.now);
         let (header, bulk) = if desc.bulk {
             let Some(index) = self.bulk_vacant.pop() else { return false };
             self.serial += 1;

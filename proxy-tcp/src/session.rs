@@ -114,7 +114,7 @@ impl Session {
     }
 
     pub fn post(&mut self, desc: &Desc<'_>, pieces: Pieces, commons: &mut Commons) -> bool {
-        self.outbox.post(desc, pieces, &mut commons.regions)
+        self.outbox.post(desc, pieces, commons)
     }
 
     pub fn heartbeat(&mut self, commons: &mut Commons) {

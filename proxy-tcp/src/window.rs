@@ -1,5 +1,6 @@
 //! How many bulk bytes of a session may be on their way: what stands in the kernels' buffers is before every message that comes
-//! after it, so a session never has more there than its path needs.
+//! after it, so a session that several DCs use never has more there than its path needs. One that a single DC uses keeps the
+//! kernels as full as they like: nobody else waits, and with few processors that is faster.
 //!
 //! Key type: [`Window`], pure; the receiver says every `BULK_TAKEN_EVERY_BYTES` what it has taken. The window grows while
 //! the answer comes about as soon as on an idle path, and shrinks when it takes longer: then bytes wait somewhere.
@@ -14,6 +15,8 @@ use fabric::Time;
 
 /// Bytes may wait for a quarter of the time that the path itself takes, and this: below it a clock measures the scheduler.
 const SLACK: Duration = Duration::from_micros(30);
+/// So long after a flow's last message it counts as one that uses the session.
+const USES_FOR: Duration = Duration::from_secs(1);
 
 // Else all that may be sent could be on its way without a word about any of it.
 const _: () = assert!(BULK_WINDOW_BYTES_MIN >= BULK_TAKEN_EVERY_BYTES + BULK_TURN_BYTES as u64);
@@ -31,6 +34,10 @@ pub struct Window {
     round_end: u64,
     /// It held something up in this round.
     was_full: bool,
+    /// The flow that used the session last, and until when another one counts too: looked at whenever something comes.
+    flow: Option<u16>,
+    shared_until: Time,
+    is_shared: bool,
 }
 
 impl Default for Window {
@@ -43,13 +50,25 @@ impl Default for Window {
             shortest: Duration::MAX,
             round_end: 0,
             was_full: false,
+            flow: None,
+            shared_until: Duration::ZERO,
+            is_shared: false,
         }
     }
 }
 
 impl Window {
     pub fn has_room(&self) -> bool {
-        self.sent_bytes - self.taken_bytes < self.window_bytes
+        let most = if self.is_shared { self.window_bytes } else { BULK_WINDOW_BYTES_MAX };
+        self.sent_bytes - self.taken_bytes < most
+    }
+
+    /// This flow has something for the session. Zero is nobody's: what the couriers say to each other.
+    pub fn used_by(&mut self, flow: u16, now: Time) {
+        if flow != 0 && self.flow.replace(flow).is_some_and(|other| other != flow) {
+            self.shared_until = now + USES_FOR;
+        }
+        self.is_shared = now < self.shared_until;
     }
 
     /// Something would be sent, and must wait.
@@ -68,9 +87,11 @@ impl Window {
             return Err(Corrupt::new("bulk bytes taken that were not sent, or fewer than before", bytes));
         }
         self.taken_bytes = bytes;
+        self.is_shared = now < self.shared_until;
         let mut last = None;
-        while let Some((_, at)) = self.marks.pop_front_if(|(sent, _)| *sent <= bytes) {
-            last = Some(at);
+        while let Some((_, at)) = self.marks.front().filter(|(sent, _)| *sent <= bytes) {
+            last = Some(*at);
+            self.marks.pop_front();
         }
         let Some(at) = last else { return Ok(()) };
         let time = now.saturating_sub(at);
@@ -110,12 +131,14 @@ mod tests {
         let (mut sent, mut free_at, mut most, mut told) = (0, 0, 0, 0);
         let time = Duration::from_micros;
         for now in 0..rounds {
-            while let Some((bytes, _)) = path.pop_front_if(|(_, at)| *at <= now) {
+            while let Some((bytes, _)) = path.front().copied().filter(|(_, at)| *at <= now) {
+                path.pop_front();
                 if bytes - told >= BULK_TAKEN_EVERY_BYTES {
                     told = bytes;
                     window.taken(bytes, time(now)).unwrap();
                 }
             }
+            [1, 2].into_iter().for_each(|flow| window.used_by(flow, time(now)));
             while window.has_room() {
                 sent += u64::from(FRAME);
                 window.sent(FRAME, time(now));
@@ -166,5 +189,26 @@ mod tests {
         assert!(window.taken(u64::MAX, Duration::ZERO).is_err());
         assert!(window.taken(700, Duration::ZERO).is_ok());
         assert!(window.has_room() && window.marks.len() == 1);
+    }
+
+    #[test]
+    fn a_single_flow_has_all_of_the_kernels_until_another_comes() {
+        let time = Duration::from_millis;
+        let mut window = Window::default();
+        window.used_by(1, time(0));
+        window.sent(8 * BULK_WINDOW_BYTES_MIN as u32, time(0));
+        window.used_by(0, time(0));
+        assert!(window.has_room());
+        window.used_by(2, time(1));
+        assert!(!window.has_room());
+        window.taken(1, time(1000)).unwrap();
+        assert!(!window.has_room());
+        window.used_by(2, time(1001));
+        assert!(window.has_room(), "the first has not been heard of for long");
+        window.used_by(1, time(1002));
+        assert!(!window.has_room());
+        window.sent(BULK_WINDOW_BYTES_MAX as u32, time(1003));
+        window.taken(2, time(9000)).unwrap();
+        assert!(!window.has_room(), "not even alone more than the most");
     }
 }

@@ -13,7 +13,8 @@ use std::net::TcpStream;
 use common::{clock, is_up, network, poll_until, raw};
 
 const BULK_BYTES: u32 = 8 << 20;
-const MESSAGE: u64 = 2;
+const FIRST: u64 = 2;
+const MESSAGE: u64 = 3;
 
 /// Reads frames until this kind; the bulk bytes before it.
 fn bulk_before(stream: &mut TcpStream, kind: Kind) -> (u64, u64) {
@@ -39,7 +40,9 @@ fn a_message_waits_for_no_more_bulk_than_the_window_whatever_the_kernels_would_t
     let region = two.attach(&Mapping::heap(BULK_BYTES as usize));
     let pieces = [Piece { region, offset_bytes: 0, len_bytes: BULK_BYTES }];
     let bulk = Desc { token: 1, head: b"bulk", pieces: &pieces, bulk: true, flow: 1 };
-    assert_eq!(two.post_send(NodeId(1), &[bulk]), 1);
+    // Another flow uses the session, else nobody would wait.
+    let first = Desc { token: FIRST, head: b"first", pieces: &[], bulk: false, flow: 2 };
+    assert_eq!(two.post_send(NodeId(1), &[first, bulk]), 2);
     let announced = std::thread::spawn(move || {
         let (_, token) = bulk_before(&mut stream, Kind::Announce);
         stream.write_all(&raw::frame(Kind::Accept, token, 0, &[])).unwrap();
