@@ -71,6 +71,7 @@ pub struct Attach {
 
 /// What a proxy tells the daemon.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum FromProxy {
     /// First. The token came with the proxy's start.
     Hello {
@@ -129,6 +130,7 @@ pub enum FromProxy {
 
 /// What a proxy has carried since its start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Totals {
     pub slots_sent: u64,
     pub slots_received: u64,
@@ -142,6 +144,7 @@ pub struct Totals {
 
 /// How far packing has made shorter what was sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Packed {
     /// Sessions now that pack: both ends want it.
     pub sessions: u64,
@@ -152,6 +155,7 @@ pub struct Packed {
 
 /// A link to another node, as the proxy sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[repr(u8)]
 pub enum LinkState {
     Connecting = 1,

@@ -6,26 +6,32 @@ use crate::limits;
 
 /// A node of the DVS: 1 to [`limits::NODES_MAX`]. 0 is no node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NodeId(pub u16);
 
 /// One life of a node's daemon, strictly increasing: seconds since 2020 at its start, or one more than the last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Incarnation(pub u32);
 
 /// A distributed container: 1 to [`limits::DCS_MAX`]. 0 is no DC.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DcId(pub u16);
 
 /// A place in a DC's table: 0 to [`limits::SLOTS_PER_DC`] - 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Slot(pub u16);
 
 /// The incarnation count of a slot: changes at every bind, strictly increasing, never 0 for a bound slot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Generation(pub u32);
 
 /// A name that dies with its holder: DC, slot and generation, 16 + 16 + 32 bits in one word.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Endpoint {
     pub dc: DcId,
     pub slot: Slot,

@@ -8,14 +8,19 @@ use crate::name::Name;
 use crate::privilege::{Allowed, Kinds, Level};
 
 /// Changes with every change of a layout or a message here.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Words of a datagram.
 pub const WORDS: usize = 16;
 /// A datagram.
 pub type Words = [u64; WORDS];
+/// The word in which a request has its number on the connection, from 1 on, and an answer that of the request. A daemon's
+/// successor may say the last answer twice, or find a request that its predecessor had begun: the numbers tell them apart.
+/// 0: not numbered.
+pub const NUMBER: usize = WORDS - 1;
 
 /// What a segment is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[repr(u32)]
 pub enum SegmentKind {
     /// Pair sides, `side::BYTES` each.
@@ -52,6 +57,7 @@ impl SegmentKind {
 
 /// What a process asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Request {
     /// First on every connection.
     Hello { version: u32, dc: Name },
@@ -96,6 +102,7 @@ pub enum Request {
 
 /// Where both sides of a pair are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Introduction {
     pub peer: Endpoint,
     /// Own side: segment of the own memory and index in it.
@@ -117,6 +124,7 @@ pub struct Introduction {
 
 /// The descriptors by which the two ends of a pair wake each other out of an epoll, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Rings {
     /// One that rings the peer: the eventfd of a proxy, or a socket that leads to a peer that polls.
     pub theirs: bool,
@@ -139,6 +147,7 @@ impl Rings {
 
 /// What the daemon answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Reply {
     Refused(Refusal),
     Done,
@@ -209,6 +218,7 @@ pub enum Reply {
 
 /// Why the daemon refused. Stable codes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[repr(u32)]
 pub enum Refusal {
     /// Program and daemon are of different versions: rebuild or reinstall one of them.

@@ -6,6 +6,7 @@ use crate::limits::NAME_BYTES_MAX;
 
 /// A checked name, padded with zeroes. The empty name means none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Name([u8; NAME_BYTES_MAX]);
 
 /// Why a text is no name.

@@ -5,6 +5,7 @@ use crate::slot::Kind;
 
 /// How much an endpoint is trusted with. Zero, what a DC without rules has, is a server.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[repr(u8)]
 pub enum Level {
     /// May do everything in its DC, unless a rule says less.
@@ -47,6 +48,7 @@ impl Level {
 
 /// A set of kinds of calls, one direction of a pair. The bit of what goes on a lane is that of its [`Kind`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Kinds(u16);
 
 impl Kinds {
@@ -122,6 +124,7 @@ impl Kinds {
 
 /// What the two ends of a pair may send each other, as one of them sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Allowed {
     pub to_peer: Kinds,
     pub from_peer: Kinds,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use abi::limits::{INTRODUCTION_WAIT_MS, SIDES_MORE, SIDES_SPARE_MIN};
-use abi::member::{Introduction, Refusal, Reply, Request, Rings, SegmentKind, VERSION, WORDS};
+use abi::member::{Introduction, NUMBER, Refusal, Reply, Request, Rings, SegmentKind, VERSION, WORDS};
 use abi::{DcId, Endpoint, Incarnation, Name, NodeId, Slot, doorbell, side, table};
 use shm::doorbell::Doorbells;
 use shm::map::{Access, MapError, Mapping};
@@ -23,12 +23,15 @@ use crate::polling::Polling;
 
 const ANSWER_WAIT: Duration = Duration::from_millis(INTRODUCTION_WAIT_MS);
 
+/// Connections that may break before one is welcomed.
+const HELLO_TRIES: u32 = 5;
+
 const SEGMENT_TRIES: u32 = 500;
 const SEGMENT_PAUSE: Duration = Duration::from_micros(200);
 
 /// A connection that has been welcomed.
 pub struct Daemon {
-    socket: OwnedFd,
+    socket: Numbered,
     welcome: Welcome,
     own: BTreeMap<u32, Arc<Mapping>>,
     sides: u32,
@@ -39,6 +42,12 @@ pub struct Daemon {
     rings: BTreeMap<u32, Arc<Ringer>>,
     /// From the first `poll_fd` on.
     pub(crate) polling: Option<Box<Polling>>,
+}
+
+/// The connection itself: requests and answers have numbers, so that it goes on over a daemon's successor.
+struct Numbered {
+    socket: OwnedFd,
+    asked: u64,
 }
 
 /// What the daemon said at first.
@@ -82,8 +91,16 @@ fn of_connect(error: PassError) -> Unavailable {
 impl Daemon {
     /// Connects to a daemon and joins a DC, without a binding yet.
     pub fn connect(socket: &Path, dc: Name) -> Result<Daemon, Unavailable> {
-        let socket = fdpass::connect(socket).map_err(of_connect)?;
-        let (reply, fds) = ask(&socket, Request::Hello { version: VERSION, dc })?;
+        let mut tries = 0;
+        let (socket, (reply, fds)) = loop {
+            let mut connection = Numbered { socket: fdpass::connect(socket).map_err(of_connect)?, asked: 0 };
+            match connection.ask(Request::Hello { version: VERSION, dc }) {
+                // A daemon that was killed between taking the connection and keeping it took it along; its successor,
+                // if it has one, takes the next. Nothing has been asked for yet.
+                Err(Unavailable::Broken) if tries < HELLO_TRIES => tries += 1,
+                answer => break (connection, answer?),
+            }
+        };
         let Reply::Welcome { dc, node, incarnation, slot_first, slot_count } = reply else {
             return Err(Unavailable::Broken);
         };
@@ -344,32 +361,41 @@ impl Daemon {
     }
 
     fn ask(&mut self, request: Request) -> Result<(Reply, Vec<OwnedFd>), Unavailable> {
-        ask(&self.socket, request)
+        self.socket.ask(request)
     }
 }
 
-fn ask(socket: &OwnedFd, request: Request) -> Result<(Reply, Vec<OwnedFd>), Unavailable> {
-    let words = request.to_words();
-    let mut bytes = [0; WORDS * 8];
-    for (word, out) in words.iter().zip(bytes.chunks_exact_mut(8)) {
-        out.copy_from_slice(&word.to_le_bytes());
-    }
-    fdpass::send_with_fds(socket, &bytes, &[]).map_err(broken)?;
-    let (len, fds) = match fdpass::recv_with_fds_within(socket, &mut bytes, ANSWER_WAIT) {
-        Ok(got) => got,
-        Err(PassError::TimedOut) => return Err(Unavailable::Slow),
-        Err(_) => return Err(Unavailable::Broken),
-    };
-    if len != bytes.len() {
-        return Err(Unavailable::Broken);
-    }
-    let mut words = [0; WORDS];
-    for (word, eight) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-        *word = u64::from_le_bytes(eight.try_into().unwrap_or([0; 8]));
-    }
-    match Reply::from_words(&words).ok_or(Unavailable::Broken)? {
-        Reply::Refused(why) => Err(Unavailable::Refused(why)),
-        reply => Ok((reply, fds)),
+impl Numbered {
+    fn ask(&mut self, request: Request) -> Result<(Reply, Vec<OwnedFd>), Unavailable> {
+        self.asked += 1;
+        let mut words = request.to_words();
+        words[NUMBER] = self.asked;
+        let mut bytes = [0; WORDS * 8];
+        for (word, out) in words.iter().zip(bytes.chunks_exact_mut(8)) {
+            out.copy_from_slice(&word.to_le_bytes());
+        }
+        fdpass::send_with_fds(&self.socket, &bytes, &[]).map_err(broken)?;
+        loop {
+            let (len, fds) = match fdpass::recv_with_fds_within(&self.socket, &mut bytes, ANSWER_WAIT) {
+                Ok(got) => got,
+                Err(PassError::TimedOut) => return Err(Unavailable::Slow),
+                Err(_) => return Err(Unavailable::Broken),
+            };
+            if len != bytes.len() {
+                return Err(Unavailable::Broken);
+            }
+            for (word, eight) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+                *word = u64::from_le_bytes(eight.try_into().unwrap_or([0; 8]));
+            }
+            // Said again by a successor, or too late for who asked: nobody waits for it.
+            if (1..self.asked).contains(&words[NUMBER]) {
+                continue;
+            }
+            return match Reply::from_words(&words).ok_or(Unavailable::Broken)? {
+                Reply::Refused(why) => Err(Unavailable::Refused(why)),
+                reply => Ok((reply, fds)),
+            };
+        }
     }
 }
 

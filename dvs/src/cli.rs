@@ -314,6 +314,9 @@ pub struct NodeDaemonArgs {
     /// End when this process ends
     #[arg(long)]
     pub with: Option<u32>,
+    /// The descriptor that leads to the keeper: this is the daemon. Without it, this is its keeper
+    #[arg(long)]
+    pub kept: Option<i32>,
 }
 
 /// Which cluster, and perhaps which node of it.

@@ -5,12 +5,17 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use node::keeper::{self, End};
 use node::{NodeError, ProcessStarter, RunOptions};
 use proxy_tcp::ProxyOptions;
+use shm::os::process::{Start, spawn};
 
 use crate::cli::{NodeDaemonArgs, RawArgs};
 use crate::cluster::{DAEMON_COMMAND, Place, unusable};
 use crate::failure::{Exit, failure};
+
+/// At which number a daemon finds its way to the keeper.
+const KEPT_FD: i32 = 3;
 
 /// `dvs node-daemon`: runs until it is told to stop. With a terminal it stays in the foreground.
 pub fn run(args: &NodeDaemonArgs, runtime_dir: Option<&Path>) -> Result<()> {
@@ -23,6 +28,10 @@ pub fn run(args: &NodeDaemonArgs, runtime_dir: Option<&Path>) -> Result<()> {
         // Its own session: no terminal's signals. Refused to who leads a group already and has one.
         let _ = rustix::process::setsid();
     }
+    let Some(keeper) = args.kept else {
+        return keep(args, &place);
+    };
+    let keeper = shm::os::process::inherited(keeper).context("a daemon is started by its keeper")?;
     let logs = (!args.foreground).then(|| place.files(node).node);
     let own = std::env::current_exe().context("where this program is")?;
     let options = RunOptions {
@@ -30,8 +39,43 @@ pub fn run(args: &NodeDaemonArgs, runtime_dir: Option<&Path>) -> Result<()> {
         node: node.id.to_string(),
         runtime_dir: place.runtime_dir.clone(),
         starter: Box::new(ProcessStarter::new(own, logs)),
+        keeper: Some(keeper),
     };
     node::run(options).map_err(explain)
+}
+
+/// The keeper: this process again, without a descriptor to a keeper of its own.
+fn keep(args: &NodeDaemonArgs, place: &Place) -> Result<()> {
+    let own = std::env::current_exe().context("where this program is")?;
+    let (cluster, runtime_dir) = (place.cluster.file.clone(), place.runtime_dir.clone());
+    let (node, foreground, with_us) = (args.node, args.foreground, args.with.is_some());
+    let start = move |link| {
+        // The very program that runs, though another may have taken its place on disk: it reads what it wrote.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0(&own).arg(DAEMON_COMMAND).arg(&cluster).args(["--node", &node.to_string()]);
+        command.args(["--kept", &KEPT_FD.to_string()]);
+        if foreground {
+            command.arg("--foreground");
+        }
+        if with_us {
+            command.args(["--with", &std::process::id().to_string()]);
+        }
+        if let Some(dir) = &runtime_dir {
+            command.arg("--runtime-dir").arg(dir);
+        }
+        let start = Start { fds: vec![(link, KEPT_FD)], own_group: false, dies_with_us: false };
+        spawn(command, start).map_err(NodeError::Daemon)
+    };
+    match keeper::run(Box::new(start)).map_err(explain)? {
+        End::Ended(status) if status.success() => Ok(()),
+        // It has said why.
+        End::Ended(status) => std::process::exit(status.code().unwrap_or(1)),
+        End::NoSuccessor(status) => Err(failure(
+            Exit::Failed,
+            format!("the daemon has ended ({status}) and has no successor"),
+            "`dvs up` starts the node anew; its log says more",
+        )),
+    }
 }
 
 /// `dvs node start`: becomes the daemon, under the command line by which running clusters are found.
@@ -66,7 +110,7 @@ fn explain(why: NodeError) -> anyhow::Error {
             (Exit::Failed, "raise this user's limits (`ulimit -n` is that of descriptors), or free some")
         }
         NodeError::Place { .. } | NodeError::File { .. } => (Exit::Refused, "give another --runtime-dir"),
-        NodeError::Memory { .. } | NodeError::System { .. } => {
+        NodeError::Memory { .. } | NodeError::System { .. } | NodeError::Daemon { .. } => {
             (Exit::Failed, "free some, or raise this user's limits")
         }
     };

@@ -33,41 +33,74 @@ pub fn stop(place: &Place, nodes: &[&ClusterNode], timeout: Duration) -> Result<
         .map(|node| {
             let daemon = Daemon { place, node };
             // Opened before anything ends: a pid may be somebody else's afterwards.
-            let pid = daemon.recorded_pid();
-            let pidfd = pid.and_then(|pid| pidfd_open(pid).ok()).filter(|_| pid.is_some_and(is_daemon));
-            let ours = pid.is_some_and(|pid| serves(pid, place));
-            (daemon, pid, pidfd.map(|pidfd| (pidfd, ours)), daemon.order(&Request::Stop).is_ok())
+            let processes = Processes::of(&daemon);
+            (daemon, processes, daemon.order(&Request::Stop).is_ok())
         })
         .collect();
     let until = Instant::now() + timeout;
     let mut downs = Vec::new();
-    for (daemon, pid, pidfd, took) in asked {
-        let outcome = wait_for(pidfd.as_ref(), took, until)?;
+    for (daemon, processes, took) in asked {
+        let outcome = processes.wait(took, until)?;
         if outcome != "still running" {
             sweep(place, daemon.node);
         }
         let name = daemon.node.name.as_str().to_owned();
-        downs.push(Down { node: daemon.node.id.0, name, outcome, pid });
+        downs.push(Down { node: daemon.node.id.0, name, outcome, pid: processes.pid });
     }
     Ok(downs)
 }
 
-/// Waits for a daemon's end. One that did not take the order may be stopping already: it has its time too. Only one of
-/// this very cluster file is killed in the end.
-fn wait_for(process: Option<&(OwnedFd, bool)>, took: bool, until: Instant) -> Result<&'static str> {
-    let Some((pidfd, ours)) = process else {
-        return Ok(if took { "stopped" } else { "was not running" });
-    };
-    while Instant::now() < until {
-        if pidfd_exited_within(pidfd, Duration::from_millis(50)) {
-            return Ok("stopped");
+/// What runs for a node: its keeper, and the daemon. Opened before anything ends: a pid may be somebody else's afterwards.
+struct Processes {
+    /// The daemon's, as it says itself.
+    pid: Option<u32>,
+    /// The keeper first: who is killed without it has a successor.
+    running: Vec<OwnedFd>,
+    /// They are of this very cluster file.
+    ours: bool,
+}
+
+impl Processes {
+    fn of(daemon: &Daemon) -> Processes {
+        let recorded = daemon.place.files(daemon.node).recorded();
+        let pids = recorded.iter().flat_map(|(pid, keeper)| keeper.iter().chain([pid]));
+        let pids: Vec<u32> = pids.copied().filter(|pid| is_daemon(*pid)).collect();
+        let running = pids.iter().filter_map(|pid| pidfd_open(*pid).ok()).collect();
+        let ours = pids.iter().all(|pid| serves(*pid, daemon.place));
+        Processes { pid: recorded.map(|(pid, _)| pid), running, ours }
+    }
+
+    /// Waits for their end. One that did not take the order may be stopping already: it has its time too. Only those of
+    /// this very cluster file are killed in the end.
+    fn wait(&self, took: bool, until: Instant) -> Result<&'static str> {
+        if self.running.is_empty() {
+            return Ok(if took { "stopped" } else { "was not running" });
         }
-        interrupt::check()?;
+        while Instant::now() < until {
+            if self.have_ended(Duration::from_millis(50)) {
+                return Ok("stopped");
+            }
+            interrupt::check()?;
+        }
+        if !self.ours || !self.running.iter().all(|pidfd| pidfd_kill(pidfd).is_ok()) {
+            return Ok("still running");
+        }
+        Ok(if self.have_ended(Duration::from_secs(5)) { "killed" } else { "still running" })
     }
-    if !ours || pidfd_kill(pidfd).is_err() {
-        return Ok("still running");
+
+    fn have_ended(&self, within: Duration) -> bool {
+        self.running.iter().all(|pidfd| pidfd_exited_within(pidfd, within))
     }
-    Ok(if pidfd_exited_within(pidfd, Duration::from_secs(5)) { "killed" } else { "still running" })
+}
+
+/// Ends a node that does not go: its keeper, then its daemon.
+pub fn kill(place: &Place, node: &ClusterNode) {
+    let processes = Processes::of(&Daemon { place, node });
+    for pidfd in processes.running.iter().filter(|_| processes.ours) {
+        // One that has ended needs nothing.
+        let _ = pidfd_kill(pidfd);
+    }
+    processes.have_ended(Duration::from_secs(5));
 }
 
 /// Whether a process is a daemon of ours: a pid may long be somebody else's.

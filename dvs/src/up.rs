@@ -236,11 +236,17 @@ impl Started<'_> {
         let up = |running: &Running| UpNode {
             node: running.node.id.0,
             name: running.node.name.as_str().to_owned(),
-            pid: running.child.id(),
+            pid: self.daemon_of(running),
             address: running.node.address.to_string(),
             directory: self.place.files(&running.node).node.display().to_string(),
         };
         self.running.iter().map(up).collect()
+    }
+
+    /// The daemon's process; its keeper's, should it be between two daemons.
+    fn daemon_of(&self, running: &Running) -> u32 {
+        let recorded = self.place.files(&running.node).recorded();
+        recorded.map_or_else(|| running.child.id(), |(pid, _)| pid)
     }
 
     /// Stops all of them and waits for their end.
@@ -254,6 +260,7 @@ impl Started<'_> {
             while matches!(running.child.try_wait(), Ok(None)) {
                 if Instant::now() >= until {
                     tracing::warn!("the daemon of node {} did not stop: killed", running.node.name);
+                    down::kill(self.place, &running.node);
                     let _ = running.child.kill();
                     let _ = running.child.wait();
                     break;

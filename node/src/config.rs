@@ -102,6 +102,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn load(file: &Path) -> Result<Cluster, ConfigError> {
+        Cluster::load_with_text(file).map(|(cluster, _)| cluster)
+    }
+
+    /// The cluster, and the text that says so.
+    pub(crate) fn load_with_text(file: &Path) -> Result<(Cluster, String), ConfigError> {
         let unreadable = |e: std::io::Error| ConfigError {
             file: file.to_owned(),
             at: None,
@@ -118,7 +123,7 @@ impl Cluster {
                 what: "a byte that is not UTF-8: save the file as UTF-8 text".into(),
             }
         })?;
-        Cluster::parse(&text, &file)
+        Ok((Cluster::parse(&text, &file)?, text))
     }
 
     /// `file` is where the text came from: relative paths in it start there.

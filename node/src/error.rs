@@ -33,6 +33,8 @@ pub enum NodeError {
         #[source]
         source: MapError,
     },
+    #[error("the daemon was not started: {0}")]
+    Daemon(#[source] shm::os::process::StartError),
     #[error("the system refused {what}: {source}")]
     System {
         what: &'static str,

@@ -11,6 +11,7 @@ pub mod config;
 pub mod core;
 pub mod daemon;
 mod error;
+pub mod keeper;
 pub mod place;
 
 pub use config::{Cluster, ConfigError};

@@ -5,6 +5,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -115,7 +116,16 @@ impl NodePlace {
         let mut number = || words.next().and_then(|w| w.parse().ok());
         let record =
             number().zip(number()).map(|(incarnation, generations)| Record { incarnation, generations });
-        Ok((Lock { file, path }, record))
+        Ok((Lock { file, path, keeper: 0 }, record))
+    }
+
+    /// The processes of the node's daemon and its keeper, by what its lock file says.
+    pub fn recorded(&self) -> Option<(u32, Option<u32>)> {
+        let text = std::fs::read_to_string(self.lock()).ok()?;
+        let mut words = text.split_whitespace();
+        let pid = words.next()?.parse().ok()?;
+        let keeper = words.nth(2).and_then(|word| word.parse().ok()).filter(|pid| *pid != 0);
+        Some((pid, keeper))
     }
 
     /// Removes what a predecessor that was killed left behind. Only with the lock.
@@ -159,23 +169,43 @@ pub struct Record {
 pub struct Lock {
     file: File,
     path: PathBuf,
+    /// The process that holds the lock, too.
+    keeper: u32,
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 impl Lock {
+    /// A lock that a predecessor took and did not give up.
+    pub(crate) fn adopt(file: OwnedFd, place: &NodePlace) -> Lock {
+        Lock { file: file.into(), path: place.lock(), keeper: 0 }
+    }
+
     fn is_in_place(&self) -> bool {
         let same = |a: std::fs::Metadata, b: std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
         let here = self.file.metadata().ok();
         here.zip(std::fs::metadata(&self.path).ok()).is_some_and(|(a, b)| same(a, b))
     }
 
+    /// Says who keeps it beyond this process.
+    pub(crate) fn kept_by(&mut self, keeper: u32) {
+        self.keeper = keeper;
+    }
+
     /// Leaves pid and record in the lock file, for who comes too early or after.
     pub fn record(&mut self, record: Record) -> Result<(), NodeError> {
         let Record { incarnation, generations } = record;
+        // The keeper's pid comes last; 0: there is none.
+        let (pid, keeper) = (std::process::id(), self.keeper);
         let wrote = self
             .file
             .rewind()
             .and_then(|()| self.file.set_len(0))
-            .and_then(|()| writeln!(self.file, "{} {incarnation} {generations}", std::process::id()));
+            .and_then(|()| writeln!(self.file, "{pid} {incarnation} {generations} {keeper}"));
         wrote.map_err(NodeError::file("write", &self.path))
     }
 }

@@ -20,6 +20,7 @@ mod process {
     mod proxies;
     pub mod roles;
     mod run;
+    mod successor;
     mod system;
 }
 

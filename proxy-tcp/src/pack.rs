@@ -18,6 +18,7 @@ const UNTRIED_MAX: u32 = 16;
 
 /// How the payload between two nodes travels, where both ends want it so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Packing {
     #[default]
     None,

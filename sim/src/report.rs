@@ -61,6 +61,7 @@ const FAULTS: &[&str] = &[
     "proxy stopped for a while",
     "proxy stalled",
     "proxy restarted by order",
+    "daemon killed",
     "node restarted",
     "node declared dead",
     "node fenced",

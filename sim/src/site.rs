@@ -26,10 +26,18 @@ pub const SLOTS_EACH: u16 = 16;
 
 /// What a daemon does to others.
 pub enum Outward {
-    Ring { doorbell: usize, source: Option<Slot>, pull: bool },
+    Ring {
+        doorbell: usize,
+        source: Option<Slot>,
+        pull: bool,
+    },
     ToProxy(Heard),
-    StartProxy { incarnation: Incarnation },
+    StartProxy {
+        incarnation: Incarnation,
+    },
     KillProxy,
+    /// The daemon was killed, and its proxy with it. What was left before this was said; what follows is its successor's.
+    Died,
     Note(Note),
 }
 
@@ -41,6 +49,7 @@ pub struct Heard {
 }
 
 /// A segment, made when it is first used: of an endpoint side by side, of a proxy in one piece.
+#[derive(Clone)]
 struct Segment {
     len_bytes: usize,
     whole: Option<Arc<Mapping>>,
@@ -54,10 +63,15 @@ pub struct Site {
     table: OwnWords,
     pub doorbells: Doorbells,
     vault: BTreeMap<(u32, u32), Segment>,
+    /// What the daemons that died had: who was given it has it still.
+    given: BTreeMap<(u32, u32), Segment>,
     replies: BTreeMap<ConnId, VecDeque<Reply>>,
     closed: BTreeSet<ConnId>,
     pub out: Vec<Outward>,
     conns: ConnId,
+    asked: u64,
+    /// The daemon dies in its next step, after so many of the things that it does.
+    dies_after: Option<usize>,
 }
 
 impl Site {
@@ -68,10 +82,13 @@ impl Site {
             table: OwnWords::heap(table::VERSION + 1),
             doorbells: Doorbells::heap(),
             vault: BTreeMap::new(),
+            given: BTreeMap::new(),
             replies: BTreeMap::new(),
             closed: BTreeSet::new(),
             out: Vec::new(),
             conns: 0,
+            asked: 0,
+            dies_after: None,
         }
     }
 
@@ -90,13 +107,41 @@ impl Site {
     /// Steps the core and executes what it says, until it asks for nothing more.
     pub fn step(&mut self, now: Time, input: Input) {
         let mut inputs = VecDeque::from([input]);
-        let mut effects = Vec::new();
         while let Some(input) = inputs.pop_front() {
+            let mut effects = Vec::new();
             self.core.step(now, input, &mut effects);
-            for effect in effects.drain(..) {
-                inputs.extend(self.execute(effect));
+            let dies = self.dies_after.take();
+            let done = dies.map_or(effects.len(), |after| after % (effects.len() + 1));
+            for (at, effect) in effects.iter().enumerate() {
+                // What was decided is decided: the oracle hears of it, though no log does.
+                if at < done || matches!(effect, Effect::Note(_)) {
+                    inputs.extend(self.execute(effect.clone()));
+                }
+            }
+            if dies.is_some() {
+                // What the other inputs would have told is lost with it.
+                return self.succeed(now, effects);
             }
         }
+    }
+
+    /// Kills the daemon in its next step.
+    pub fn doom(&mut self, after: usize) {
+        self.dies_after = Some(after);
+    }
+
+    /// The daemon is killed, and its successor goes on from what was written down: the state, which has the last input. Of
+    /// what that one led to nobody knows what was done.
+    fn succeed(&mut self, now: Time, uncertain: Vec<Effect>) {
+        self.out.push(Outward::Died);
+        self.given.extend(self.vault.iter().map(|(key, segment)| (*key, segment.clone())));
+        self.core = Core::from_bytes(&self.core.to_bytes()).expect("bytes of this very program");
+        let again: Vec<Effect> = uncertain.into_iter().filter(Effect::bears_repeating).collect();
+        let inputs: Vec<Input> = again.into_iter().filter_map(|effect| self.execute(effect)).collect();
+        for input in inputs {
+            self.step(now, input);
+        }
+        self.step(now, Input::Succeeded { lost: Vec::new() });
     }
 
     fn execute(&mut self, effect: Effect) -> Option<Input> {
@@ -104,8 +149,8 @@ impl Site {
             Effect::Reply { conn, reply, .. } => self.replies.entry(conn).or_default().push_back(reply),
             Effect::Close { conn } => drop(self.closed.insert(conn)),
             Effect::MakeSegment { memory, segment, len_bytes, .. } => {
-                let made = Segment { len_bytes: len_bytes as usize, whole: None, sides: BTreeMap::new() };
-                self.vault.insert((memory, segment), made);
+                let made = || Segment { len_bytes: len_bytes as usize, whole: None, sides: BTreeMap::new() };
+                self.vault.entry((memory, segment)).or_insert_with(made);
                 return Some(Input::SegmentMade { memory, segment, made: true });
             }
             Effect::Seal { memory, .. } => return Some(Input::Sealed { memory, sealed: true }),
@@ -154,13 +199,15 @@ impl Site {
     }
 
     fn whole(&mut self, memory: u32, segment: u32) -> Option<Arc<Mapping>> {
-        let there = self.vault.get_mut(&(memory, segment))?;
+        let key = (memory, segment);
+        let there = self.vault.get_mut(&key).or_else(|| self.given.get_mut(&key))?;
         Some(Arc::clone(there.whole.get_or_insert_with(|| Mapping::heap(there.len_bytes))))
     }
 
     /// One side of an endpoint's segment, alone in its mapping.
     fn side_map(&mut self, memory: u32, segment: u32, at: u32) -> Option<Arc<Mapping>> {
-        let there = self.vault.get_mut(&(memory, segment))?;
+        let key = (memory, segment);
+        let there = self.vault.get_mut(&key).or_else(|| self.given.get_mut(&key))?;
         Some(Arc::clone(there.sides.entry(at).or_insert_with(|| Mapping::heap(side::BYTES))))
     }
 
@@ -178,7 +225,11 @@ impl Site {
         if self.closed.contains(&conn) {
             return Err(Refusal::Stopping);
         }
-        self.step(now, Input::Asked { conn, request: Some(request), fresh: [conn, 7] });
+        // What was said twice is passed over.
+        self.replies.remove(&conn);
+        self.asked += 1;
+        let number = self.asked;
+        self.step(now, Input::Asked { conn, number, request: Some(request), fresh: [conn, 7] });
         match self.replies.get_mut(&conn).and_then(VecDeque::pop_front) {
             Some(Reply::Refused(why)) => Err(why),
             Some(reply) => Ok(reply),
@@ -222,6 +273,11 @@ impl Site {
         if pull {
             let _ = self.doorbells.ring_for_pull(doorbell);
         }
+    }
+
+    /// Whether a ring of this doorbell has not been carried yet.
+    pub fn is_to_ring(&self, bell: usize) -> bool {
+        self.out.iter().any(|what| matches!(what, Outward::Ring { doorbell, .. } if *doorbell == bell))
     }
 
     /// Whether nobody has woken the owner of a doorbell since it lay down.

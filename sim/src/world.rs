@@ -52,7 +52,7 @@ enum Event {
     Ring { node: usize, doorbell: usize, source: Option<Slot>, pull: bool, life: u64 },
     ToProxy { node: usize, life: u64, heard: Heard },
     FromProxy { node: usize, life: u64, message: FromProxy, tail: Vec<u8> },
-    ProxyExited { node: usize, site: u64 },
+    ProxyExited { node: usize, site: u64, life: u64 },
     Tick { node: usize },
     Gone { node: usize, site: u64, conn: ConnId },
     Fault(Fault),
@@ -250,9 +250,10 @@ impl World {
                     home.site.step(self.now, input);
                 }
             }
-            Event::ProxyExited { node, site } => {
+            Event::ProxyExited { node, site, life } => {
                 let home = &mut self.homes[node];
-                if home.life == site {
+                // A daemon's successor knows that all before its own have exited.
+                if home.life == site && home.proxy_lives == life {
                     home.site.step(self.now, Input::ProxyExited { proxy: PROXY });
                 }
             }

@@ -89,6 +89,7 @@ fn answer(node: u16, sent: u64) -> Answer {
         name: NAMES[usize::from(node) - 1].into(),
         incarnation: 70 + u32::from(node),
         uptime_ms: 125_000,
+        successions: 0,
         version: "1".into(),
         connections: 4,
         directory_version: 1,

@@ -75,7 +75,9 @@ impl Core {
         process: Option<Process>,
         out: &mut Vec<Effect>,
     ) {
-        let Some(inquiry) = self.inquiries.remove(&ticket) else { return };
+        let Some(inquiry) = self.inquiries.remove(&ticket) else {
+            return self.process_found_again(now, ticket, process, out);
+        };
         let asker = self.conns.get(&inquiry.conn).and_then(|c| Some((c.process.uid, c.dc?)));
         let Some((uid, dc)) = asker else { return out.push(Effect::CloseProcess { ticket }) };
         let process = process.filter(|p| p.pid == inquiry.pid && (uid == 0 || p.uid == uid));

@@ -8,6 +8,7 @@ use std::fmt;
 
 use abi::limits::{DCS_MAX, SLOTS_PER_DC, UIDS_PER_DC_MAX};
 use abi::{DcId, Name, NodeId, Slot};
+use serde::{Deserialize, Serialize};
 
 use super::effect::Effect;
 use super::{Core, DcSpec, Now, Rules};
@@ -19,7 +20,7 @@ const ID_STRIDE: u16 = 67;
 const SHOWN_MAX: usize = 8;
 
 /// One wish.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum DcChange {
     /// Nodes must be up if `named`; others take part when they come up.
     Create {

@@ -45,7 +45,7 @@ impl Core {
     }
 
     /// Makes true here what the description says.
-    fn realize(&mut self, now: Now, dc: DcId, out: &mut Vec<Effect>) {
+    pub(super) fn realize(&mut self, now: Now, dc: DcId, out: &mut Vec<Effect>) {
         let Some(spec) = self.specs.get(&dc) else { return };
         let wanted = spec.spans(self.plan.node).then(|| self.plan.of(spec));
         match (wanted, self.dcs.get(&dc).map(|d| d.leaving)) {

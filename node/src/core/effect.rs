@@ -6,11 +6,12 @@ use abi::courier::{FromProxy, LinkState, ToProxy};
 use abi::member::{Reply, Request, SegmentKind};
 use abi::table::Entry;
 use abi::{DcId, Endpoint, Incarnation, NodeId, Slot};
+use serde::{Deserialize, Serialize};
 
-use super::{ConnId, DcSpec};
+use super::{ConnId, DcChange, DcSpec};
 
 /// Who a process is: the pid means it only together with its start time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Process {
     pub pid: u32,
     pub uid: u32,
@@ -18,15 +19,17 @@ pub struct Process {
 }
 
 /// What happened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Input {
     Connected {
         conn: ConnId,
         process: Process,
     },
     /// `request`: `None` for bytes that are none. `fresh`: 128 unpredictable bits, should a token be needed.
+    /// `number`: that of the request on its connection; 0: none.
     Asked {
         conn: ConnId,
+        number: u64,
         request: Option<Request>,
         fresh: [u64; 2],
     },
@@ -81,10 +84,17 @@ pub enum Input {
     /// The time that [`super::Core::deadline`] named has come.
     Tick,
     Order(Order),
+    /// An operator's wish about DCs.
+    Change(DcChange),
+    /// A daemon has died, and this is its successor's first input: connections, memories and bound processes are as they
+    /// were, but for these memories, whose segments are not what they were; the proxies have exited.
+    Succeeded {
+        lost: Vec<u32>,
+    },
 }
 
 /// What the operator wants.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Order {
     RestartProxy { proxy: u16 },
     StopProxy { proxy: u16 },
@@ -92,7 +102,7 @@ pub enum Order {
 }
 
 /// A descriptor to go beside a datagram.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Descriptor {
     Table(DcId),
     Doorbells(DcId),
@@ -213,6 +223,29 @@ pub enum Effect {
         proxy: u16,
     },
     Note(Note),
+}
+
+impl Effect {
+    /// Whether a successor does it again, when its predecessor may have been killed before it did: twice is as good as once,
+    /// and left out is not. All else [`Input::Succeeded`] asks for again.
+    pub fn bears_repeating(&self) -> bool {
+        match self {
+            // Numbered: a member passes over an answer that it has had.
+            Effect::Reply { .. } | Effect::Close { .. } => true,
+            Effect::Record { .. } | Effect::KeepDcs { .. } => true,
+            Effect::DropSegment { .. } | Effect::DropMemory { .. } | Effect::DropDc { .. } => true,
+            Effect::SetTable { .. } | Effect::Ring { .. } | Effect::DropBells { .. } => true,
+            Effect::OpenProcess { .. }
+            | Effect::CloseProcess { .. }
+            | Effect::MakeSegment { .. }
+            | Effect::Seal { .. }
+            | Effect::MakeDc { .. }
+            | Effect::ToProxy { .. }
+            | Effect::StartProxy { .. }
+            | Effect::KillProxy { .. }
+            | Effect::Note(_) => false,
+        }
+    }
 }
 
 /// What a log should say.

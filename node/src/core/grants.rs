@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use abi::Endpoint;
 use abi::courier::ToProxy;
 use abi::member::{Refusal, Reply, SegmentKind};
+use serde::{Deserialize, Serialize};
 
 use super::effect::{Descriptor, Effect, Note};
 use super::members::{done, refuse, reply};
@@ -19,7 +20,7 @@ use super::{ConnId, Core};
 const GRANTEES_MAX: usize = abi::limits::GRANTS_MAX as usize;
 
 /// Who may map a segment that is there to be granted; true: has been given it.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Granted {
     to: BTreeMap<Endpoint, bool>,
     proxies: BTreeSet<u16>,

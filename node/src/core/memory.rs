@@ -6,6 +6,7 @@ use abi::grant::TABLE_BYTES;
 use abi::limits::{COPY_BYTES_MAX, GRANTED_BYTES_MAX, POOL_BYTES_FIRST, SEGMENTS_MAX, SIDES_FIRST};
 use abi::member::SegmentKind;
 use abi::{DcId, Endpoint, side};
+use serde::{Deserialize, Serialize};
 
 use super::Core;
 use super::effect::Effect;
@@ -15,13 +16,13 @@ use super::grants::Granted;
 pub(super) const PAGE_BYTES: u64 = 4096;
 
 /// A side in a memory.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(super) struct SidePlace {
     pub segment: u32,
     pub side: u32,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum Owner {
     Endpoint(Endpoint),
     /// `only`: the one endpoint that may read it.
@@ -32,7 +33,7 @@ pub(super) enum Owner {
     },
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum SegmentStage {
     Making,
     /// Its owner has it and maps it.
@@ -41,7 +42,7 @@ pub(super) enum SegmentStage {
     Sealed,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Segment {
     pub kind: SegmentKind,
     pub len_bytes: u64,
@@ -50,6 +51,7 @@ pub(super) struct Segment {
     pub peer: Option<Endpoint>,
 }
 
+#[derive(Serialize, Deserialize)]
 pub(super) struct Memory {
     pub owner: Owner,
     /// A private endpoint's: each pair has segments of its own, which end with it.

@@ -27,6 +27,7 @@ mod routes;
 mod rule_words;
 mod spec;
 mod state;
+mod successor;
 mod view;
 
 #[cfg(test)]
@@ -40,6 +41,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use abi::{DcId, Endpoint, Incarnation, NodeId};
+use serde::{Deserialize, Serialize};
 
 pub use binding::GENERATIONS_AT_ONCE;
 pub use changes::{DcChange, DcRefusal};
@@ -48,7 +50,11 @@ pub use effect::{Descriptor, Effect, Input, Note, Order, Process};
 pub use plan::{DcPlan, Plan, ProxyPlan, Range};
 pub use privileges::{Destinations, Identity, Privileges, Rule, Rules};
 pub use spec::{DcSpec, Share};
+pub use successor::{HeldSegment, Holdings};
 pub use view::{DcNodeView, DcSpecView, DcView, EndpointView, NodeView, ProxyView, Status};
+
+#[cfg(test)]
+pub(crate) use tests::plan as tests_plan;
 
 use memory::Memory;
 use state::{Conn, Dc, Inquiry, Local, Node, Proxy};
@@ -59,6 +65,7 @@ pub type Now = Duration;
 pub type ConnId = u64;
 
 /// The state of one node's daemon.
+#[derive(Serialize, Deserialize)]
 pub struct Core {
     plan: Plan,
     incarnation: Incarnation,
@@ -71,6 +78,8 @@ pub struct Core {
     /// Every DC that is known, those that were stopped too.
     specs: BTreeMap<DcId, DcSpec>,
     conns: BTreeMap<ConnId, Conn>,
+    /// The highest number that a connection had: none has it again.
+    conn_last: ConnId,
     /// Endpoints of this node, bound or dead with something of theirs still in use.
     locals: BTreeMap<Endpoint, Local>,
     memories: BTreeMap<u32, Memory>,
@@ -89,6 +98,8 @@ pub struct Core {
     binds: u64,
     generation_max: u32,
     generation_reserved: u32,
+    /// How many daemons this life of the node has had after the first.
+    successions: u32,
 }
 
 impl Core {
@@ -107,6 +118,7 @@ impl Core {
             dcs,
             specs,
             conns: BTreeMap::new(),
+            conn_last: 0,
             locals: BTreeMap::new(),
             memories: BTreeMap::new(),
             memory_next: 1,
@@ -121,17 +133,29 @@ impl Core {
             binds: 0,
             generation_max: 0,
             generation_reserved: plan.generation_reserved,
+            successions: 0,
             plan,
         }
     }
 
     /// Takes one input and says what is to be done, in order.
     pub fn step(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
+        let from = out.len();
+        self.take(now, input, out);
+        self.note_answers(&out[from..]);
+    }
+
+    fn take(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
         match input {
             Input::Connected { conn, process } => {
+                self.conn_last = self.conn_last.max(conn);
                 self.conns.insert(conn, Conn::new(process));
             }
-            Input::Asked { conn, request, fresh } => self.asked(now, conn, request, fresh, out),
+            Input::Asked { conn, number, request, fresh } => {
+                if self.is_new(conn, number, out) {
+                    self.asked(now, conn, request, fresh, out);
+                }
+            }
             Input::Disconnected { conn } => self.disconnected(now, conn, out),
             Input::ProcessOpened { ticket, process } => self.process_opened(now, ticket, process, out),
             Input::ProcessExited { ticket } => {
@@ -150,6 +174,9 @@ impl Core {
             Input::DcMade { dc, made } => self.dc_made(dc, made, out),
             Input::Tick => self.tick(now, out),
             Input::Order(order) => self.order(now, order, out),
+            // Whoever wished for it hears the result from `change_dc` itself.
+            Input::Change(change) => drop(self.change_dc(now, &change, out)),
+            Input::Succeeded { lost } => self.succeed(now, &lost, out),
         }
     }
 
@@ -182,6 +209,11 @@ impl Core {
     /// What the cluster file says of this node.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Generations below this one are written down as used.
+    pub fn generations_reserved(&self) -> u32 {
+        self.generation_reserved
     }
 
     /// The highest generation that was given out.

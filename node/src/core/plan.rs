@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use abi::{DcId, Incarnation, Name, NodeId, Slot};
 use proxy_tcp::Packing;
+use serde::{Deserialize, Serialize};
 
 use super::{DcSpec, Rules};
 
 /// The slots of one node in a DC: `first` to `first + count - 1`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Range {
     pub first: Slot,
     pub count: u16,
@@ -22,7 +23,7 @@ impl Range {
 }
 
 /// One DC that this node is part of.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DcPlan {
     pub name: Name,
     /// Users who may bind, besides the daemon's own and root.
@@ -32,7 +33,7 @@ pub struct DcPlan {
 }
 
 /// One proxy of this node.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ProxyPlan {
     /// From 1 on.
     pub index: u16,
@@ -45,7 +46,7 @@ pub struct ProxyPlan {
 }
 
 /// All that a core is made from.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Plan {
     pub cluster: String,
     pub node: NodeId,

@@ -5,6 +5,7 @@
 
 use abi::member::{Refusal, Reply};
 use abi::{Allowed, DcId, Endpoint, Kinds, Level, Name, Slot};
+use serde::{Deserialize, Serialize};
 
 use super::effect::Effect;
 use super::members::{refuse, reply};
@@ -13,7 +14,7 @@ use super::plan::Range;
 use super::{ConnId, Core};
 
 /// What rules know an endpoint by.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Identity {
     pub slot: Slot,
     pub name: Name,
@@ -21,7 +22,7 @@ pub struct Identity {
 }
 
 /// One rule: whom it fits, and what it gives them. What it does not name it does not ask for.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Rule {
     pub slots: Option<Range>,
     pub name: Option<Name>,
@@ -30,7 +31,7 @@ pub struct Rule {
 }
 
 /// What an endpoint may do.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Privileges {
     pub level: Level,
     pub calls: Kinds,
@@ -40,14 +41,14 @@ pub struct Privileges {
 }
 
 /// Whom an endpoint may call: everybody, or whoever is in one of the lists.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Destinations {
     All,
     Listed { levels: Vec<Level>, slots: Vec<Range>, names: Vec<Name> },
 }
 
 /// A DC's rules, in the order of the file: the first that fits decides.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Rules {
     /// `None`: the file says nothing of privileges, and everybody is a server.
     pub rules: Option<Vec<Rule>>,

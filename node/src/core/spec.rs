@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use abi::limits::{DCS_MAX, NODES_MAX, SLOTS_PER_DC, UIDS_PER_DC_MAX};
 use abi::{DcId, Name, NodeId, Slot};
+use serde::{Deserialize, Serialize};
 
 use super::{DcPlan, Range, Rules};
 
@@ -18,7 +19,7 @@ const ENDED: u64 = 1 << 16;
 const LEFT: u64 = 1 << 48;
 
 /// A node's slots in a DC.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Share {
     pub node: NodeId,
     pub range: Range,
@@ -28,7 +29,7 @@ pub struct Share {
 }
 
 /// The description of a DC.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DcSpec {
     pub id: DcId,
     pub name: Name,

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use abi::courier::{LinkState, Totals};
 use abi::limits::{HEARTBEAT_EVERY_MS, PROXY_STALLED_AFTER_MS};
+use abi::member::Reply;
 use abi::{Allowed, DcId, Endpoint, Generation, Incarnation, Name, NodeId, Slot};
+use serde::{Deserialize, Serialize};
 
-use super::effect::Process;
+use super::effect::{Descriptor, Process};
 use super::memory::SidePlace;
 use super::{ConnId, Now};
 
@@ -23,6 +25,7 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 const BACK_OFF_FORGET: Duration = Duration::from_secs(5);
 
 /// A member's connection.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Conn {
     pub process: Process,
     /// After its hello.
@@ -32,16 +35,20 @@ pub(super) struct Conn {
     pub fenced: bool,
     /// The node has left its DC.
     pub homeless: bool,
+    /// Of its last request.
+    pub number: u64,
+    /// Of the last request that was answered, and its answer.
+    pub answer: Option<(u64, Reply, Vec<Descriptor>)>,
 }
 
 impl Conn {
     pub fn new(process: Process) -> Conn {
-        Conn { process, dc: None, endpoint: None, fenced: false, homeless: false }
+        Conn { process, dc: None, endpoint: None, fenced: false, homeless: false, number: 0, answer: None }
     }
 }
 
 /// What this node knows of a DC.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Dc {
     pub slots: BTreeMap<Slot, SlotUse>,
     /// Bound names, local and remote. Two nodes may bind a name at the same moment: then it has two holders.
@@ -73,7 +80,7 @@ impl Dc {
 }
 
 /// A slot of this node that was bound at least once.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct SlotUse {
     pub generation: u32,
     pub holder: Option<Endpoint>,
@@ -84,6 +91,7 @@ pub(super) struct SlotUse {
 }
 
 /// What another node said of one of its slots.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Remote {
     pub node: NodeId,
     pub incarnation: Incarnation,
@@ -97,7 +105,7 @@ pub(super) struct Remote {
 }
 
 /// How far an endpoint of this node is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum Stage {
     /// Its first segments are being made for this connection, which binds itself, or another process.
     Making {
@@ -126,6 +134,7 @@ impl Stage {
 }
 
 /// An endpoint of this node.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Local {
     pub name: Name,
     pub process: Process,
@@ -152,6 +161,7 @@ pub(super) struct Local {
 }
 
 /// One endpoint's half of a pair.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Link {
     pub own: SidePlace,
     /// Its owner has been told of the pair.
@@ -161,14 +171,14 @@ pub(super) struct Link {
     pub allowed: Allowed,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) enum Via {
     Local,
     Remote(Far),
 }
 
 /// A half that leads to a proxy.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Far {
     pub node: NodeId,
     /// Of the node, when the pair was made; none was known then if `None`.
@@ -186,13 +196,14 @@ pub(super) struct Far {
     pub ended: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Place {
     pub memory: u32,
     pub side: SidePlace,
 }
 
 /// A process that somebody wants to bind.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Inquiry {
     pub conn: ConnId,
     pub pid: u32,
@@ -202,7 +213,7 @@ pub(super) struct Inquiry {
     pub private: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum ProxyStage {
     /// To be started at that time.
     Waiting {
@@ -223,6 +234,7 @@ pub(super) enum ProxyStage {
     Stopped,
 }
 
+#[derive(Serialize, Deserialize)]
 pub(super) struct Proxy {
     pub stage: ProxyStage,
     /// The operator wants it stopped.
@@ -296,6 +308,7 @@ impl Proxy {
 }
 
 /// Another node, as seen from here.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Node {
     /// The newest that was seen up.
     pub incarnation: Option<Incarnation>,
@@ -316,13 +329,13 @@ pub(super) struct Node {
     pub told: Option<Told>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Told {
     pub version: u64,
     pub at: Now,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Closing {
     pub incarnation: Incarnation,
     pub since: Now,

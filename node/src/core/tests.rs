@@ -14,12 +14,13 @@ use super::*;
 
 mod private;
 mod privileges;
+mod successor;
 
 const DC: DcId = DcId(1);
 pub(super) const FAR: NodeId = NodeId(2);
 const TOKEN: [u64; 2] = [7, 8];
 
-pub(super) fn plan() -> Plan {
+pub(crate) fn plan() -> Plan {
     let range = |first| Range { first: Slot(first), count: 16 };
     let dc = DcPlan {
         name: Name::new("main").unwrap(),
@@ -194,7 +195,7 @@ impl World {
 
     pub fn ask(&mut self, conn: ConnId, request: Request) -> Reply {
         self.done.clear();
-        self.step(Input::Asked { conn, request: Some(request), fresh: [1, 2] });
+        self.step(Input::Asked { conn, number: 0, request: Some(request), fresh: [1, 2] });
         let answer = self.done.iter().rev().find_map(|e| match e {
             Effect::Reply { conn: to, reply, .. } if *to == conn => Some(*reply),
             _ => None,
@@ -502,7 +503,7 @@ fn an_unclaimed_endpoint_is_opened_when_it_is_ready() {
     let process = Process { pid: 77, uid: 5, start_time: 3 };
     world.done.clear();
     let ask = Request::BindOther { pid: 77, slot: None, name: Name::NONE, private: false };
-    world.step(Input::Asked { conn: launcher, request: Some(ask), fresh: [1, 2] });
+    world.step(Input::Asked { conn: launcher, number: 0, request: Some(ask), fresh: [1, 2] });
     world.step(Input::ProcessOpened { ticket: 1, process: Some(process) });
     let bound = world.done.iter().find_map(|e| match e {
         Effect::Reply { reply: Reply::Bound { endpoint, token, .. }, .. } => Some((*endpoint, *token)),

@@ -228,7 +228,7 @@ fn a_dc_that_was_stopped_leaves_neither_bells_nor_grants_nor_warnings_nor_binds_
     // A bind for another process that was not claimed, and one whose process is being looked at.
     let other = Request::BindOther { pid: 7, slot: None, name: Name::NONE, private: false };
     world.done.clear();
-    world.step(Input::Asked { conn: owner, request: Some(other), fresh: [1, 2] });
+    world.step(Input::Asked { conn: owner, number: 0, request: Some(other), fresh: [1, 2] });
     let end_of = |conn, world: &mut World| world.step(Input::Disconnected { conn });
 
     world.change(&DcChange::Stop { name: "main".into(), force: true }).unwrap();

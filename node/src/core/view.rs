@@ -13,6 +13,9 @@ pub struct Status {
     pub name: String,
     pub incarnation: u32,
     pub uptime_ms: u64,
+    /// How many daemons that were killed have been succeeded since.
+    #[serde(default)]
+    pub successions: u32,
     pub version: String,
     pub connections: usize,
     pub directory_version: u64,
@@ -137,6 +140,7 @@ impl Core {
             name: self.plan.node_name.clone(),
             incarnation: self.incarnation.0,
             uptime_ms: ms(now, self.started),
+            successions: self.successions,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             connections: self.conns.len(),
             directory_version: self.version,

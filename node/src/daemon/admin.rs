@@ -37,6 +37,11 @@ pub(super) struct AdminServer {
 impl AdminServer {
     pub fn new(path: &Path, epoll: &Epoll) -> Result<AdminServer, NodeError> {
         let listener = UnixListener::bind(path).map_err(NodeError::file("listen at", path))?;
+        AdminServer::over(listener, path, epoll)
+    }
+
+    /// With a predecessor's socket: who connected meanwhile waits in its line.
+    pub fn over(listener: UnixListener, path: &Path, epoll: &Epoll) -> Result<AdminServer, NodeError> {
         listener.set_nonblocking(true).map_err(NodeError::file("listen at", path))?;
         // A short line: who asks waits behind a few others, however many there are.
         rustix::net::listen(&listener, LINE_MAX).map_err(|e| NodeError::file("listen at", path)(e.into()))?;
@@ -44,6 +49,10 @@ impl AdminServer {
             .add(&listener, Token { kind: Watched::Admin, id: 0 }.to_word(), Readiness::READ)
             .map_err(NodeError::system("to watch the admin socket"))?;
         Ok(AdminServer { listener, open: BTreeMap::new(), next: 1 })
+    }
+
+    pub fn listener(&self) -> &UnixListener {
+        &self.listener
     }
 
     pub fn accept(&mut self, epoll: &Epoll) {

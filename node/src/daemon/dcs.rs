@@ -19,7 +19,7 @@ use super::{Driver, Hands};
 use crate::NodeError;
 use crate::admin::Request;
 use crate::config::SLOTS_PER_NODE;
-use crate::core::{DcChange, DcSpec};
+use crate::core::{DcChange, DcSpec, Input};
 use crate::place::{NodePlace, own_uid};
 
 const FIRST_LINE: &str = "dvs dcs 1";
@@ -104,7 +104,9 @@ impl Driver {
             Err(answer) => return answer,
         };
         let mut effects = Vec::new();
-        match self.core.change_dc(self.now(), &change, &mut effects) {
+        let now = self.now();
+        self.journal.write(now, &Input::Change(change.clone()), &self.hands.keep);
+        match self.core.change_dc(now, &change, &mut effects) {
             Ok(spec) => {
                 self.carry_out(effects);
                 json!({ "done": true, "dc": self.core.spec_view(&spec) })

@@ -2,20 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
-use abi::member::{Introduction, Refusal, Reply, Request};
+use abi::member::{Introduction, NUMBER, Refusal, Reply, Request};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use shm::os::events::{Epoll, Readiness};
 use shm::os::fdpass::{self, PassError};
 use shm::os::peer::PeerProcess;
 
+use super::heritage::Held;
 use super::socket::{WORDS_BYTES, from_bytes, random, send, set_nonblocking, to_bytes};
 use super::tokens::{Token, Watched};
 use super::vault::Vault;
 use crate::NodeError;
-use crate::core::{ConnId, Descriptor, Input, Process};
+use crate::core::{ConnId, Descriptor, Holdings, Input, Process};
+use crate::keeper::{Keep, Key};
 
 /// Connections that members may have open, all together.
 const CONNECTIONS_MAX: usize = 8192;
@@ -27,6 +30,17 @@ const SEND_BUFFER_BYTES: usize = 8192;
 struct Member {
     socket: OwnedFd,
     process: PeerProcess,
+    /// Of its last request.
+    number: u64,
+}
+
+/// Members as a predecessor left them.
+pub(super) struct Regained {
+    pub members: Members,
+    /// Connections that are nobody's any more.
+    pub gone: Vec<ConnId>,
+    /// Those that the core has not heard of.
+    pub fresh: Vec<Input>,
 }
 
 pub(super) struct Members {
@@ -36,20 +50,63 @@ pub(super) struct Members {
     next: ConnId,
     /// Given up for a moment when descriptors run out, so that the connection in line can be refused.
     spare: Option<OwnedFd>,
+    keep: Arc<Keep>,
 }
 
 impl Members {
-    pub fn new(listener: OwnedFd, epoll: &Epoll) -> Result<Members, NodeError> {
+    pub fn new(listener: OwnedFd, epoll: &Epoll, keep: Arc<Keep>) -> Result<Members, NodeError> {
+        keep.put(Key::Members, &listener);
         epoll
             .add(&listener, Token { kind: Watched::Listener, id: 0 }.to_word(), Readiness::READ)
             .map_err(NodeError::system("to watch the member socket"))?;
-        Ok(Members { listener, open: BTreeMap::new(), of_user: BTreeMap::new(), next: 1, spare: spare() })
+        let (open, of_user) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Members { listener, open, of_user, next: 1, spare: spare(), keep })
+    }
+
+    /// Goes on with a predecessor's connections.
+    pub fn regain(
+        held: &mut Held,
+        holdings: &Holdings,
+        epoll: &Epoll,
+        keep: Arc<Keep>,
+    ) -> Result<Regained, NodeError> {
+        let none = || NodeError::system("the member socket")(Errno::BADF);
+        let listener = held.remove(&Key::Members).ok_or_else(none)?;
+        let mut members = Members::new(listener, epoll, keep)?;
+        let (mut gone, mut fresh) = (Vec::new(), Vec::new());
+        members.next = holdings.conn_last + 1;
+        for (conn, process, number) in &holdings.conns {
+            let socket = held.remove(&Key::Conn(*conn));
+            let same = |p: &PeerProcess| (p.pid, p.start_time) == (process.pid, process.start_time);
+            let peer = socket.and_then(|s| PeerProcess::of(s.as_fd()).ok().filter(same).map(|p| (s, p)));
+            match peer.and_then(|(socket, peer)| members.watch(*conn, socket, peer, *number, epoll).ok()) {
+                Some(()) => {}
+                None => gone.push(*conn),
+            }
+        }
+        let unknown: Vec<Key> = held.keys().filter(|key| matches!(key, Key::Conn(_))).copied().collect();
+        for key in unknown {
+            if let (Key::Conn(conn), Some(socket)) = (key, held.remove(&key)) {
+                members.next = members.next.max(conn + 1);
+                fresh.extend(members.admit(conn, socket, epoll));
+            }
+        }
+        for conn in &gone {
+            members.keep.give_up(Key::Conn(*conn));
+        }
+        Ok(Regained { members, gone, fresh })
     }
 
     /// Takes one connection in line. Ok(None): it was turned away; Err: there is none.
     pub fn accept(&mut self, epoll: &Epoll) -> Result<Option<Input>, PassError> {
         match fdpass::accept(self.listener.as_fd(), Some(Duration::ZERO)) {
-            Ok(socket) => Ok(self.admit(socket, epoll)),
+            Ok(socket) => {
+                let conn = self.next;
+                self.next += 1;
+                // At once: killed before this, the daemon takes the connection along.
+                self.keep.put(Key::Conn(conn), &socket);
+                Ok(self.admit(conn, socket, epoll))
+            }
             Err(PassError::Refused(Errno::MFILE | Errno::NFILE)) => {
                 self.spare = None;
                 if let Ok(socket) = fdpass::accept(self.listener.as_fd(), Some(Duration::ZERO)) {
@@ -62,7 +119,15 @@ impl Members {
         }
     }
 
-    fn admit(&mut self, socket: OwnedFd, epoll: &Epoll) -> Option<Input> {
+    fn admit(&mut self, conn: ConnId, socket: OwnedFd, epoll: &Epoll) -> Option<Input> {
+        let admitted = self.try_admit(conn, socket, epoll);
+        if admitted.is_none() {
+            self.keep.give_up(Key::Conn(conn));
+        }
+        admitted
+    }
+
+    fn try_admit(&mut self, conn: ConnId, socket: OwnedFd, epoll: &Epoll) -> Option<Input> {
         let Ok(process) = PeerProcess::of(socket.as_fd()) else {
             turn_away(&socket, Refusal::NotAllowed);
             return None;
@@ -78,43 +143,64 @@ impl Members {
             turn_away(&socket, Refusal::LimitReached);
             return None;
         }
-        let conn = self.next;
-        self.next += 1;
-        let watched = |kind| Token { kind, id: conn }.to_word();
         // A smaller buffer only bounds what a silent member can tie up.
         let _ = set_socket_send_buffer_size(&socket, SEND_BUFFER_BYTES);
+        let who = Process { pid: process.pid, uid: process.uid, start_time: process.start_time };
+        match self.watch(conn, socket, process, 0, epoll) {
+            Ok(()) => Some(Input::Connected { conn, process: who }),
+            Err(socket) => {
+                turn_away(&socket, Refusal::NoMemory);
+                None
+            }
+        }
+    }
+
+    fn watch(
+        &mut self,
+        conn: ConnId,
+        socket: OwnedFd,
+        process: PeerProcess,
+        number: u64,
+        epoll: &Epoll,
+    ) -> Result<(), OwnedFd> {
+        let watched = |kind| Token { kind, id: conn }.to_word();
         let ready = set_nonblocking(&socket)
             .and_then(|()| epoll.add(&socket, watched(Watched::Member), Readiness::READ))
             .and_then(|()| epoll.add(&process.pidfd, watched(Watched::MemberProcess), Readiness::READ));
         if ready.is_err() {
-            turn_away(&socket, Refusal::NoMemory);
-            return None;
+            return Err(socket);
         }
-        let who = Process { pid: process.pid, uid: process.uid, start_time: process.start_time };
         *self.of_user.entry(process.uid).or_default() += 1;
-        self.open.insert(conn, Member { socket, process });
-        Some(Input::Connected { conn, process: who })
+        self.open.insert(conn, Member { socket, process, number });
+        Ok(())
     }
 
-    /// Reads one request; `None`: there is none now. A connection that ended is closed, which is its last input.
+    /// Reads one request and leaves it where it is, until [`Members::consume`]: should this daemon be killed in between, its
+    /// successor finds it. `None`: there is none now. A connection that ended is closed, which is its last input.
     pub fn read(&mut self, conn: ConnId) -> Option<Input> {
-        let member = self.open.get(&conn)?;
+        let member = self.open.get_mut(&conn)?;
         let mut bytes = [0; WORDS_BYTES + 1];
-        // Descriptors that come along are nobody's and closed at once.
-        let request = match fdpass::recv_with_fds(&member.socket, &mut bytes) {
-            Ok((len, _)) if len > 0 => {
-                from_bytes(&bytes[..len]).and_then(|words| Request::from_words(&words))
-            }
+        let words = match fdpass::peek(&member.socket, &mut bytes) {
+            Ok(len) if len > 0 => from_bytes(&bytes[..len]),
             Err(PassError::TimedOut) => return None,
-            Err(PassError::LongDatagram) => None,
             Ok(_) | Err(_) => return self.end(conn),
         };
+        let number = words.map_or(0, |words| words[NUMBER]);
+        member.number = number;
+        let request = words.and_then(|words| Request::from_words(&words));
         let fresh = if matches!(request, Some(Request::BindOther { .. })) { random() } else { Some([0; 2]) };
         match fresh {
-            Some(fresh) => Some(Input::Asked { conn, request, fresh }),
+            Some(fresh) => Some(Input::Asked { conn, number, request, fresh }),
             // Without randomness there are no tokens, so nothing can be bound for another.
             None => self.end(conn),
         }
+    }
+
+    /// Takes away the request that was read.
+    pub fn consume(&mut self, conn: ConnId) {
+        let Some(member) = self.open.get(&conn) else { return };
+        // Descriptors that came along are nobody's and closed at once. It is there: it was read just now.
+        let _ = fdpass::recv_with_fds(&member.socket, &mut [0; WORDS_BYTES + 1]);
     }
 
     /// Answers. A member that does not read its answers, or is gone, is dropped.
@@ -128,10 +214,12 @@ impl Members {
         let member = self.open.get(&conn)?;
         let (reply, fds) = without_lost_bells(reply, fds, vault);
         let found: Option<Vec<_>> = fds.iter().map(|fd| vault.find(*fd)).collect();
-        let sent = match found {
-            Some(fds) => send(&member.socket, &to_bytes(&reply.to_words()), &fds),
-            None => send(&member.socket, &to_bytes(&Reply::Refused(Refusal::NoMemory).to_words()), &[]),
+        let (mut words, fds) = match found {
+            Some(fds) => (reply.to_words(), fds),
+            None => (Reply::Refused(Refusal::NoMemory).to_words(), Vec::new()),
         };
+        words[NUMBER] = member.number;
+        let sent = send(&member.socket, &to_bytes(&words), &fds);
         if let Err(why) = sent {
             tracing::debug!(pid = member.process.pid, "connection dropped: {why}");
             return self.end(conn);
@@ -142,6 +230,7 @@ impl Members {
     /// Drops a connection and says so.
     pub fn end(&mut self, conn: ConnId) -> Option<Input> {
         let gone = self.open.remove(&conn)?;
+        self.keep.give_up(Key::Conn(conn));
         if let Some(count) = self.of_user.get_mut(&gone.process.uid) {
             *count -= 1;
         }

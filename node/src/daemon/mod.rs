@@ -7,12 +7,14 @@
 mod admin;
 mod couriers;
 mod dcs;
+mod heritage;
+mod journal;
 mod logs;
 mod members;
 mod polled;
 mod process;
 mod run;
-mod signals;
+pub(crate) mod signals;
 mod socket;
 pub mod start;
 pub mod thread;
@@ -22,7 +24,6 @@ mod vault;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
 
 use proxy_tcp::options::ProxyOptions;
 use shm::os::events::{Epoll, EventFd, Readiness};
@@ -31,9 +32,11 @@ use abi::{Incarnation, NodeId};
 
 use crate::NodeError;
 use crate::core::{Core, Effect, Input, Note, Now, Order};
+use crate::keeper::Keep;
 use crate::place::{Lock, NodePlace, Record};
 use admin::AdminServer;
 use couriers::{Couriers, NotStarted};
+use journal::Journal;
 use logs::{Logs, Throttle};
 use members::Members;
 use start::StartProxy;
@@ -48,7 +51,7 @@ const AT_ONCE: usize = 32;
 /// One running daemon: what decides, and what acts.
 struct Driver {
     core: Core,
-    origin: Instant,
+    journal: Journal,
     hands: Hands,
     logs: Logs,
 }
@@ -56,6 +59,7 @@ struct Driver {
 /// Everything effects are executed with.
 struct Hands {
     epoll: Epoll,
+    keep: Arc<Keep>,
     vault: Vault,
     members: Members,
     couriers: Couriers,
@@ -102,7 +106,7 @@ impl Driver {
     }
 
     fn now(&self) -> Now {
-        self.origin.elapsed()
+        journal::clock().saturating_sub(self.journal.origin())
     }
 
     fn ready(&mut self, token: Token, readiness: Readiness) {
@@ -157,6 +161,7 @@ impl Driver {
         for _ in 0..AT_ONCE {
             let Some(input) = self.hands.members.read(conn) else { return };
             self.handle(input);
+            self.hands.members.consume(conn);
         }
     }
 
@@ -176,8 +181,16 @@ impl Driver {
     /// One input, and all that follows from it before anything else from outside.
     fn handle(&mut self, input: Input) {
         let mut effects = Vec::new();
-        self.core.step(self.now(), input, &mut effects);
+        self.step(input, &mut effects);
         self.carry_out(effects);
+        // All that was asked for is done: a state stands for it.
+        self.journal.look(&self.core, &self.hands.keep);
+    }
+
+    fn step(&mut self, input: Input, effects: &mut Vec<Effect>) {
+        let now = self.now();
+        self.journal.write(now, &input, &self.hands.keep);
+        self.core.step(now, input, effects);
     }
 
     fn carry_out(&mut self, mut effects: Vec<Effect>) {
@@ -187,7 +200,7 @@ impl Driver {
                 inputs.extend(self.hands.execute(effect));
             }
             let Some(input) = inputs.pop_front() else { return };
-            self.core.step(self.now(), input, &mut effects);
+            self.step(input, &mut effects);
         }
     }
 }

@@ -9,14 +9,16 @@ use std::sync::Arc;
 use abi::{DcId, Endpoint, Slot};
 use shm::os::events::{self, Ringer};
 
+use crate::keeper::{Keep, Key};
+
 /// Both ends, to be given away.
 pub(super) struct Bell {
     pub rings: Arc<OwnedFd>,
     pub rung: Arc<OwnedFd>,
 }
 
-#[derive(Default)]
 pub(super) struct Polled {
+    keep: Arc<Keep>,
     /// By who polls and who rings; `None`: the daemon.
     bells: BTreeMap<(Endpoint, Option<Endpoint>), Bell>,
     /// By slot, what the daemon rings itself.
@@ -24,6 +26,22 @@ pub(super) struct Polled {
 }
 
 impl Polled {
+    pub fn new(keep: Arc<Keep>) -> Polled {
+        Polled { keep, bells: BTreeMap::new(), own: BTreeMap::new() }
+    }
+
+    /// A bell that a predecessor made.
+    pub fn regain(&mut self, polls: Endpoint, by: Option<Endpoint>, rings: OwnedFd, rung: OwnedFd) {
+        if by.is_none() {
+            let own = rings.try_clone().map_err(errno_of).and_then(Ringer::adopt);
+            match own {
+                Ok(own) => drop(self.own.insert((polls.dc, polls.slot), own)),
+                Err(errno) => tracing::warn!(%polls, "bell not taken over: {errno}"),
+            }
+        }
+        self.bells.insert((polls, by), Bell { rings: Arc::new(rings), rung: Arc::new(rung) });
+    }
+
     /// A bell, made when it is first wanted; `None`: no descriptors are left.
     pub fn bell(&mut self, polls: Endpoint, by: Option<Endpoint>) -> Option<&Bell> {
         if !self.bells.contains_key(&(polls, by)) {
@@ -39,6 +57,8 @@ impl Polled {
         let (rings, rung) = events::bell()?;
         let rung = Arc::new(rung.as_fd().try_clone_to_owned().map_err(errno_of)?);
         let fd = Arc::new(rings.as_fd().try_clone_to_owned().map_err(errno_of)?);
+        self.keep.put(Key::Rings { polls, by }, &rings);
+        self.keep.put(Key::Rung { polls, by }, &rung);
         if by.is_none() {
             self.own.insert((polls.dc, polls.slot), rings);
         }
@@ -47,16 +67,29 @@ impl Polled {
 
     pub fn drop_bells(&mut self, polls: Endpoint, by: Option<Endpoint>) {
         match by {
-            Some(_) => drop(self.bells.remove(&(polls, by))),
+            Some(_) => self.drop_some(|key| *key == (polls, by)),
             None => {
-                self.bells.retain(|(owner, _), _| *owner != polls);
+                self.drop_some(|(owner, _)| *owner == polls);
                 self.own.remove(&(polls.dc, polls.slot));
             }
         }
     }
 
+    fn drop_some(&mut self, which: impl Fn(&(Endpoint, Option<Endpoint>)) -> bool) {
+        let keep = &self.keep;
+        self.bells.retain(|key, _| {
+            let goes = which(key);
+            if goes {
+                let (polls, by) = *key;
+                keep.give_up(Key::Rings { polls, by });
+                keep.give_up(Key::Rung { polls, by });
+            }
+            !goes
+        });
+    }
+
     pub fn drop_dc(&mut self, dc: DcId) {
-        self.bells.retain(|(owner, _), _| owner.dc != dc);
+        self.drop_some(|(owner, _)| owner.dc == dc);
         self.own.retain(|(of, _), _| *of != dc);
     }
 

@@ -1,6 +1,7 @@
 //! From a cluster file to a running daemon, and back to nothing.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,13 +11,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use abi::limits::LINK_DOWN_AFTER_MS;
 use abi::{Incarnation, NodeId};
 use proxy_tcp::options::ProxyOptions;
+use rustix::io::Errno;
 use shm::os::events::{Epoll, EventFd, Readiness};
 use shm::os::fdpass::{self, PassError};
 
 use super::admin::AdminServer;
 use super::couriers::Couriers;
+use super::heritage::{self, Adopted, Heritage};
+use super::journal::{Head, Journal};
 use super::logs::Logs;
-use super::members::Members;
+use super::members::{Members, Regained};
 use super::start::StartProxy;
 use super::tokens::{Token, Watched};
 use super::vault::Vault;
@@ -24,6 +28,7 @@ use super::{Driver, Hands};
 use crate::NodeError;
 use crate::config::{Cluster, ClusterNode};
 use crate::core::{Core, Plan};
+use crate::keeper::{Keep, Key, Word};
 use crate::place::{Lock, NodePlace, Record, own_uid};
 
 /// 2020-01-01, in seconds of the Unix clock: generations and incarnations count from here.
@@ -46,6 +51,8 @@ pub struct RunOptions {
     /// Where sockets and logs go, instead of the default place.
     pub runtime_dir: Option<PathBuf>,
     pub starter: Box<dyn StartProxy>,
+    /// The way to the keeper that started this process; without one, nobody succeeds a daemon that is killed.
+    pub keeper: Option<OwnedFd>,
 }
 
 /// Runs a node's daemon in this process until it is told to stop (SIGTERM, SIGINT, or the admin API).
@@ -75,16 +82,19 @@ pub(super) struct House {
 
 impl House {
     pub fn build(options: RunOptions, stop: Arc<EventFd>) -> Result<House, NodeError> {
-        let cluster = Cluster::load(&options.cluster_file)?;
-        let node = cluster.node(&options.node).cloned().ok_or_else(|| NodeError::NoSuchNode {
-            asked: options.node.clone(),
-            known: cluster
-                .nodes
-                .iter()
-                .map(|n| format!("{} ({})", n.id, n.name))
-                .collect::<Vec<_>>()
-                .join(", "),
-        })?;
+        match options.keeper.map(heritage::receive).transpose()? {
+            Some((keep, Some(heritage))) => {
+                House::inherit(RunOptions { keeper: None, ..options }, stop, keep, heritage)
+            }
+            Some((keep, None)) => House::found(RunOptions { keeper: None, ..options }, stop, keep),
+            None => House::found(RunOptions { keeper: None, ..options }, stop, Keep::new(None)),
+        }
+    }
+
+    /// A node's first daemon.
+    fn found(options: RunOptions, stop: Arc<EventFd>, keep: Keep) -> Result<House, NodeError> {
+        let (cluster, text) = Cluster::load_with_text(&options.cluster_file)?;
+        let node = find(&cluster, &options.node)?;
         if let Some(key) = cluster.key_file.as_ref().filter(|_| cluster.nodes.len() > 1) {
             std::fs::metadata(key).map_err(NodeError::file("find the cluster key", key))?;
         }
@@ -101,16 +111,33 @@ impl House {
                 "{strange} DCs made at run time name nodes that the cluster file has no more: left out"
             );
         }
+        lock.kept_by(keep.pid());
         lock.record(Record { incarnation: plan.incarnation.0, generations: plan.generation_reserved })?;
         let proxies = plan.proxies.iter().map(|p| p.index).collect();
-        let built = build_driver(&cluster, &node, plan, &place, options.starter, stop, lock);
-        match built {
+        let site = Site { cluster: &cluster, node: &node, place: &place, starter: options.starter, stop };
+        match site.driver(plan, lock, Arc::new(keep), text) {
             Ok(driver) => Ok(House { driver, place, proxies }),
             Err(why) => {
                 place.remove(&[], before.is_some());
                 Err(why)
             }
         }
+    }
+
+    /// The successor of a daemon that was killed.
+    fn inherit(
+        options: RunOptions,
+        stop: Arc<EventFd>,
+        keep: Keep,
+        heritage: Heritage,
+    ) -> Result<House, NodeError> {
+        let cluster = Cluster::parse(&heritage.past.head.cluster_text, &options.cluster_file)?;
+        let node = find(&cluster, &options.node)?;
+        let place = NodePlace::of(&cluster, &node, options.runtime_dir.as_deref());
+        let site = Site { cluster: &cluster, node: &node, place: &place, starter: options.starter, stop };
+        let driver = site.successor(heritage, Arc::new(keep))?;
+        let proxies = driver.core.plan().proxies.iter().map(|p| p.index).collect();
+        Ok(House { driver, place, proxies })
     }
 
     pub fn live(&mut self) -> Result<(), NodeError> {
@@ -156,51 +183,110 @@ fn begin(cluster: &Cluster, node: &ClusterNode, before: Option<Record>) -> Plan 
     cluster.plan(node, Incarnation(incarnation), generation_first, own_uid())
 }
 
-fn build_driver(
-    cluster: &Cluster,
-    node: &ClusterNode,
-    plan: Plan,
-    place: &NodePlace,
+/// Where and with what a daemon works, be it the first or a successor.
+struct Site<'a> {
+    cluster: &'a Cluster,
+    node: &'a ClusterNode,
+    place: &'a NodePlace,
     starter: Box<dyn StartProxy>,
     stop: Arc<EventFd>,
+}
+
+/// What a first daemon makes and a successor finds.
+struct Estate {
+    epoll: Epoll,
+    keep: Arc<Keep>,
+    vault: Vault,
+    members: Members,
+    admin: AdminServer,
     lock: Lock,
-) -> Result<Driver, NodeError> {
-    let epoll = Epoll::new().map_err(NodeError::system("an epoll"))?;
-    let mut vault = Vault::default();
-    for dc in plan.dcs.keys() {
-        vault.add_dc(*dc)?;
-    }
-    for proxy in &plan.proxies {
-        // In every DC: nodes behind the proxy may join it.
+}
+
+impl Site<'_> {
+    fn driver(self, plan: Plan, lock: Lock, keep: Arc<Keep>, text: String) -> Result<Driver, NodeError> {
+        let epoll = Epoll::new().map_err(NodeError::system("an epoll"))?;
+        let mut vault = Vault::new(Arc::clone(&keep));
         for dc in plan.dcs.keys() {
-            vault.add_bell(proxy.index, *dc)?;
+            vault.add_dc(*dc)?;
         }
+        for proxy in &plan.proxies {
+            // In every DC: nodes behind the proxy may join it.
+            for dc in plan.dcs.keys() {
+                vault.add_bell(proxy.index, *dc)?;
+            }
+        }
+        let listener = listen(&self.place.member_socket(), 0o666)?;
+        let members = Members::new(listener, &epoll, Arc::clone(&keep))?;
+        let admin = AdminServer::new(&self.place.admin_socket(), &epoll)?;
+        set_mode(&self.place.admin_socket(), 0o600)?;
+        keep.put(Key::Admin, admin.listener());
+        keep.put(Key::Lock, &lock);
+        let core = Core::new(Duration::ZERO, plan);
+        let journal = Journal::begin(Head::new(text), &core, &keep);
+        keep.say(Word::Up, &[]);
+        self.assemble(core, journal, Estate { epoll, keep, vault, members, admin, lock })
     }
-    let token = Token { kind: Watched::Stop, id: 0 }.to_word();
-    epoll.add(&*stop, token, Readiness::READ).map_err(NodeError::system("to watch an eventfd"))?;
-    let members = Members::new(listen(&place.member_socket(), 0o666)?, &epoll)?;
-    let admin = AdminServer::new(&place.admin_socket(), &epoll)?;
-    set_mode(&place.admin_socket(), 0o600)?;
-    let options = proxy_options(cluster, node, &plan);
-    let origin = Instant::now();
-    let hands = Hands {
-        epoll,
-        vault,
-        members,
-        couriers: Couriers::default(),
-        admin,
-        processes: BTreeMap::new(),
-        starter,
-        options,
-        stop,
-        lock,
-        place: place.clone(),
-        wires: cluster.proxies.iter().map(|p| p.nodes.clone()).collect(),
-        throttle: super::logs::Throttle::default(),
-    };
-    let indices: Vec<u16> = plan.proxies.iter().map(|p| p.index).collect();
-    let logs = Logs::new(place.logs(&indices));
-    Ok(Driver { core: Core::new(Duration::ZERO, plan), origin, hands, logs })
+
+    fn successor(self, heritage: Heritage, keep: Arc<Keep>) -> Result<Driver, NodeError> {
+        let Heritage { past, mut held } = heritage;
+        let epoll = Epoll::new().map_err(NodeError::system("an epoll"))?;
+        let mut take = |key| held.remove(&key).ok_or_else(|| NodeError::system("what was kept")(Errno::BADF));
+        let (lock, admin, journal) = (take(Key::Lock)?, take(Key::Admin)?, take(Key::Journal)?);
+        let mut lock = Lock::adopt(lock, self.place);
+        lock.kept_by(keep.pid());
+        let admin = AdminServer::over(admin.into(), &self.place.admin_socket(), &epoll)?;
+        let journal = Journal::go_on(past.head, past.len, journal);
+        let Adopted { core, uncertain } = heritage::retell(past.core, past.inputs);
+        let holdings = core.holdings();
+        let mut vault = Vault::new(Arc::clone(&keep));
+        let lost = vault.regain(&mut held, &holdings)?;
+        let Regained { members, gone, fresh } =
+            Members::regain(&mut held, &holdings, &epoll, Arc::clone(&keep))?;
+        // Nobody's any more.
+        for key in held.keys() {
+            keep.give_up(*key);
+        }
+        let mut driver = self.assemble(core, journal, Estate { epoll, keep, vault, members, admin, lock })?;
+        let core = &driver.core;
+        let record = Record { incarnation: core.incarnation().0, generations: core.generations_reserved() };
+        driver.hands.lock.record(record)?;
+        driver.succeed(uncertain, lost, gone, fresh);
+        driver.hands.keep.say(Word::Up, &[]);
+        Ok(driver)
+    }
+
+    fn assemble(self, core: Core, journal: Journal, estate: Estate) -> Result<Driver, NodeError> {
+        let Estate { epoll, keep, vault, members, admin, lock } = estate;
+        let token = Token { kind: Watched::Stop, id: 0 }.to_word();
+        epoll.add(&*self.stop, token, Readiness::READ).map_err(NodeError::system("to watch an eventfd"))?;
+        let plan = core.plan();
+        let options = proxy_options(self.cluster, self.node, plan);
+        let indices: Vec<u16> = plan.proxies.iter().map(|p| p.index).collect();
+        let hands = Hands {
+            epoll,
+            keep,
+            vault,
+            members,
+            couriers: Couriers::default(),
+            admin,
+            processes: BTreeMap::new(),
+            starter: self.starter,
+            options,
+            stop: self.stop,
+            lock,
+            place: self.place.clone(),
+            wires: self.cluster.proxies.iter().map(|p| p.nodes.clone()).collect(),
+            throttle: super::logs::Throttle::default(),
+        };
+        Ok(Driver { core, journal, hands, logs: Logs::new(self.place.logs(&indices)) })
+    }
+}
+
+fn find(cluster: &Cluster, asked: &str) -> Result<ClusterNode, NodeError> {
+    cluster.node(asked).cloned().ok_or_else(|| NodeError::NoSuchNode {
+        asked: asked.to_owned(),
+        known: cluster.nodes.iter().map(|n| format!("{} ({})", n.id, n.name)).collect::<Vec<_>>().join(", "),
+    })
 }
 
 fn proxy_options(cluster: &Cluster, node: &ClusterNode, plan: &Plan) -> BTreeMap<u16, ProxyOptions> {

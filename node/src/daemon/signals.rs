@@ -10,12 +10,12 @@ use signal_hook::iterator::{Handle, Signals};
 use crate::NodeError;
 
 /// While this lives, the signals ring; afterwards they do nothing.
-pub(super) struct EndSignals {
+pub(crate) struct EndSignals {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
 }
 
-pub(super) fn ring_on_end(stop: Arc<EventFd>) -> Result<EndSignals, NodeError> {
+pub(crate) fn ring_on_end(stop: Arc<EventFd>) -> Result<EndSignals, NodeError> {
     let here = std::path::Path::new("this process");
     let mut signals =
         Signals::new([SIGTERM, SIGINT]).map_err(NodeError::file("handle the signals of", here))?;

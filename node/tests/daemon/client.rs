@@ -52,7 +52,8 @@ pub fn house(cluster: &str, starter: Box<dyn StartProxy>) -> House {
 pub fn options(folder: &Path, cluster: &str, starter: Box<dyn StartProxy>) -> RunOptions {
     let cluster_file = folder.join("cluster.toml");
     std::fs::write(&cluster_file, cluster).unwrap();
-    RunOptions { cluster_file, node: "n1".into(), runtime_dir: Some(folder.join("run")), starter }
+    let runtime_dir = Some(folder.join("run"));
+    RunOptions { cluster_file, node: "n1".into(), runtime_dir, starter, keeper: None }
 }
 
 pub fn alone() -> House {

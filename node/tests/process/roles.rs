@@ -15,6 +15,7 @@ use super::cluster::DC;
 use super::system::LONG;
 
 pub mod crowd;
+pub mod rebind;
 pub mod stream;
 pub mod whisper;
 
@@ -103,6 +104,7 @@ pub fn play() {
         "stream-in" => stream::receive(life, number(1), number(2)),
         "press" => crowd::press(life, slot(1), Duration::from_millis(number(2)), number(3) as usize),
         "crowd" => crowd::live(life, number(1)),
+        "rebind" => rebind::live(life, slot(1)),
         "tell" => whisper::tell(life),
         "hear" => whisper::hear(life),
         other => panic!("there is no role {other:?}"),

@@ -115,8 +115,13 @@ impl World {
                     tcp: matches!(apart, Apart::Tcp | Apart::TcpLz4),
                 });
                 let runtime_dir = Some(dir.path().join("run"));
-                let options =
-                    RunOptions { cluster_file: file.clone(), node: id.to_string(), runtime_dir, starter };
+                let options = RunOptions {
+                    cluster_file: file.clone(),
+                    node: id.to_string(),
+                    runtime_dir,
+                    starter,
+                    keeper: None,
+                };
                 Some(Daemon::in_thread(options).expect("a daemon"))
             })
             .collect();

@@ -15,8 +15,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, recvmsg,
-    sendmsg, socket_with, socketpair,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, recv,
+    recvmsg, sendmsg, socket_with, socketpair,
 };
 use rustix::time::Timespec;
 
@@ -141,6 +141,16 @@ pub fn recv_with_fds(sock: impl AsFd, buffer: &mut [u8]) -> Result<(usize, Vec<O
         return Err(PassError::LongDatagram);
     }
     Ok((got.bytes, fds))
+}
+
+/// Looks at the next datagram and leaves it where it is; its length, or that of the buffer if it is longer. `Ok(0)`: the
+/// other end closed.
+pub fn peek(sock: impl AsFd, buffer: &mut [u8]) -> Result<usize, PassError> {
+    match retry_on_intr(|| recv(&sock, &mut *buffer, RecvFlags::PEEK)) {
+        Ok((len, _)) => Ok(len),
+        Err(Errno::CONNRESET) => Ok(0),
+        Err(errno) => Err(PassError::of(errno)),
+    }
 }
 
 /// [`recv_with_fds`], waiting no longer than `timeout`.

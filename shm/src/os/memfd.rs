@@ -88,7 +88,12 @@ pub fn empty_fd(name: &str, len_bytes: usize) -> Result<OwnedFd, MapError> {
 
 /// Closes the segment to every change of its length; whoever has a descriptor may write it.
 pub fn seal_len(fd: BorrowedFd<'_>) -> Result<(), SealError> {
-    fcntl_add_seals(fd, LEN_SEALS).map_err(SealError::Refused)?;
+    add(fd, LEN_SEALS)?;
+    check_sealed_len(fd)
+}
+
+/// Whether a descriptor is a segment that can neither shrink nor grow.
+pub fn check_sealed_len(fd: BorrowedFd<'_>) -> Result<(), SealError> {
     let have = fcntl_get_seals(fd).map_err(SealError::Refused)?;
     if have.contains(LEN_SEALS) { Ok(()) } else { Err(SealError::Unsealed { have: have.bits() }) }
 }
@@ -97,8 +102,16 @@ pub fn seal_len(fd: BorrowedFd<'_>) -> Result<(), SealError> {
 ///
 /// The owner's writable mapping comes first: afterwards nobody gets one, the owner included.
 pub fn seal(fd: BorrowedFd<'_>) -> Result<(), SealError> {
-    fcntl_add_seals(fd, SEALS).map_err(SealError::Refused)?;
+    add(fd, SEALS)?;
     check_sealed(fd)
+}
+
+/// Adds seals; none can be added to what is sealed already, which is not said here: the caller looks.
+fn add(fd: BorrowedFd<'_>, seals: SealFlags) -> Result<(), SealError> {
+    match fcntl_add_seals(fd, seals) {
+        Ok(()) | Err(Errno::PERM) => Ok(()),
+        Err(errno) => Err(SealError::Refused(errno)),
+    }
 }
 
 /// Whether a descriptor that was given to us is a segment that can neither shrink nor be written by
@@ -171,6 +184,17 @@ fn available_bytes() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_segment_may_be_sealed_again_and_one_with_other_seals_may_not() {
+        let (fd, _) = segment_fd("dvs-test", 4096, false).unwrap();
+        assert_eq!(seal(fd.as_fd()), Ok(()));
+        assert_eq!(seal(fd.as_fd()), Ok(()));
+        let (other, _) = segment_fd("dvs-test", 4096, false).unwrap();
+        seal_len(other.as_fd()).unwrap();
+        assert_eq!(seal_len(other.as_fd()), Ok(()));
+        assert!(matches!(seal(other.as_fd()), Err(SealError::Unsealed { .. })));
+    }
 
     #[test]
     fn the_kernel_says_how_much_memory_can_be_had() {

@@ -66,6 +66,8 @@ impl Body {
             if scene.site.sleeps(bell) && !over(scene.now) {
                 self.core.suspect_all(scene.now);
                 let _ = self.core.pull_now(&mut Body::hands(&mut self.home, self.conn, scene));
+                // A daemon that died while it was asked has a successor that rings everybody.
+                by_itself &= !scene.site.is_to_ring(bell);
                 wait.rescan = (wait.rescan * 2).min(Duration::from_millis(RESCAN_MAX_MS));
             }
             doorbells.awake(bell);

@@ -80,6 +80,11 @@ impl World {
                 self.rouse_proxy(node);
             }
             Outward::KillProxy => self.kill_proxy(node),
+            Outward::Died => {
+                let home = &mut self.homes[node];
+                self.trace.note(self.now, home.site.id, format_args!("the daemon is killed, and succeeded"));
+                drop(home.proxy.take());
+            }
             Outward::Note(note) => self.heed(node, note),
         }
     }
@@ -184,8 +189,8 @@ impl World {
         let home = &mut self.homes[node];
         if home.proxy.take().is_some() {
             self.trace.note(self.now, home.site.id, format_args!("the proxy is killed"));
-            let (site, after) = (home.life, self.dice.us(10, 3_000));
-            self.at(after, Event::ProxyExited { node, site });
+            let (site, life, after) = (home.life, home.proxy_lives, self.dice.us(10, 3_000));
+            self.at(after, Event::ProxyExited { node, site, life });
         }
     }
 

@@ -12,19 +12,60 @@ use crate::site::PROXY;
 /// One fault.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fault {
-    KillProgram { at: usize },
-    Cut { one: NodeId, other: NodeId, for_long: Duration },
-    Rejoin { one: NodeId, other: NodeId },
-    CutOneWay { from: NodeId, to: NodeId, for_long: Duration },
-    RejoinOneWay { from: NodeId, to: NodeId },
-    Flap { one: NodeId, other: NodeId },
-    PauseProgram { at: usize, for_long: Duration },
-    PauseProxy { node: usize, for_long: Duration },
-    ResumeProxy { node: usize, life: u64 },
-    KillProxy { node: usize },
-    FreezeProxy { node: usize },
-    OrderRestart { node: usize },
-    RestartNode { node: usize },
+    KillProgram {
+        at: usize,
+    },
+    Cut {
+        one: NodeId,
+        other: NodeId,
+        for_long: Duration,
+    },
+    Rejoin {
+        one: NodeId,
+        other: NodeId,
+    },
+    CutOneWay {
+        from: NodeId,
+        to: NodeId,
+        for_long: Duration,
+    },
+    RejoinOneWay {
+        from: NodeId,
+        to: NodeId,
+    },
+    Flap {
+        one: NodeId,
+        other: NodeId,
+    },
+    PauseProgram {
+        at: usize,
+        for_long: Duration,
+    },
+    PauseProxy {
+        node: usize,
+        for_long: Duration,
+    },
+    ResumeProxy {
+        node: usize,
+        life: u64,
+    },
+    KillProxy {
+        node: usize,
+    },
+    FreezeProxy {
+        node: usize,
+    },
+    OrderRestart {
+        node: usize,
+    },
+    /// In its next step, after so many of the things that it does.
+    KillDaemon {
+        node: usize,
+        after: usize,
+    },
+    RestartNode {
+        node: usize,
+    },
 }
 
 impl World {
@@ -53,7 +94,8 @@ impl World {
             37..44 => Fault::Cut { one, other, for_long: self.dice.ms(1, 250) },
             44..48 => Fault::Cut { one, other, for_long: self.dice.ms(450, 900) },
             48..62 => Fault::Flap { one, other },
-            62..86 => Fault::KillProxy { node },
+            62..78 => Fault::KillProxy { node },
+            78..86 => Fault::KillDaemon { node, after: self.dice.below(64) as usize },
             86..91 => Fault::FreezeProxy { node },
             91..96 => Fault::OrderRestart { node },
             _ => Fault::RestartNode { node },
@@ -75,6 +117,7 @@ impl World {
             Fault::KillProxy { .. } => "proxy killed",
             Fault::FreezeProxy { .. } => "proxy frozen",
             Fault::OrderRestart { .. } => "proxy restarted by order",
+            Fault::KillDaemon { .. } => "daemon killed",
             Fault::RestartNode { .. } => "node restarted",
         };
         *self.faults.entry(name).or_default() += 1;
@@ -89,6 +132,7 @@ impl World {
             | Fault::PauseProxy { node, .. }
             | Fault::ResumeProxy { node, .. }
             | Fault::OrderRestart { node }
+            | Fault::KillDaemon { node, .. }
             | Fault::RestartNode { node } => self.homes[node].site.id,
         };
         self.trace.note(self.now, at, format_args!("FAULT {name}"));
@@ -129,6 +173,7 @@ impl World {
                 let order = Input::Order(Order::RestartProxy { proxy: PROXY });
                 self.homes[node].site.step(self.now, order);
             }
+            Fault::KillDaemon { node, after } => self.homes[node].site.doom(after),
             Fault::RestartNode { node } => self.restart_node(node),
         }
     }
