@@ -204,6 +204,13 @@ impl Cluster {
         text.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a process number")
     }
 
+    /// The process that keeps a node, as its lock file says.
+    pub fn keeper(&self, node: u16) -> u32 {
+        let path = self.ground.runtime_dir().join(format!("n{node}/daemon.pid"));
+        let text = std::fs::read_to_string(path).expect("the daemon's file");
+        text.split_whitespace().nth(3).and_then(|word| word.parse().ok()).expect("a process number")
+    }
+
     pub fn signal(&self, pid: u32, what: Signal) {
         self.ground.signal(pid, what);
     }

@@ -15,13 +15,6 @@ use super::system::{Chance, LONG, eventually};
 const STORM: Duration = Duration::from_secs(4);
 
 impl Cluster {
-    /// The process that keeps a node, as its lock file says.
-    fn keeper(&self, node: u16) -> u32 {
-        let path = self.ground.runtime_dir().join(format!("n{node}/daemon.pid"));
-        let text = std::fs::read_to_string(path).expect("the daemon's file");
-        text.split_whitespace().nth(3).and_then(|word| word.parse().ok()).expect("a process number")
-    }
-
     /// Kills a daemon, and waits for its successor.
     fn succeed(&self, node: u16) {
         let before = self.daemon(node);
