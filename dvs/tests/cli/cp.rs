@@ -278,7 +278,7 @@ fn wrong_uses_are_named_before_anything_is_written() {
     assert!(!cluster.path("copy").exists());
     assert_eq!(said(&cluster, &[&file]).code(), 2);
     assert_eq!(said(&cluster, &["--serve", "/", &file]).code(), 2);
-    kill(cluster.pid("ada2"));
+    cluster.kill("ada2");
     until("the daemon's end", || cluster.dvs(&["status", "--node", "2"]).code() == 4);
     said(&cluster, &[&file, &to]).refused(4, &["node ada2 does not answer", "dvs up"]);
 }

@@ -149,7 +149,7 @@ fn one_screen_for_a_script_has_every_node_pane_and_endpoint() {
     assert_eq!((&told["endpoints"][0]["name"], &told["silent"]), (&"kv".into(), &serde_json::json!([])));
     assert!(told["rates"][1]["sent_per_s"].is_u64(), "{told}");
     // A node that does not answer is a line, and an error once nobody is left.
-    kill(cluster.pid("ada2"));
+    cluster.kill("ada2");
     until("the daemon's end", || cluster.dvs(&["status", "--node", "2"]).code() == 4);
     let text = cluster.dvs(&["top", "--interval", "0.1"]).fine().out;
     assert!(text.contains("1 of 2 nodes answer") && text.contains("\nnode ada2: not answering\n"), "{text}");
@@ -174,7 +174,7 @@ fn on_a_terminal_it_lives_until_a_key_or_a_signal_and_gives_the_terminal_back() 
     top.until("any key closes it");
     top.keys.write_all(b" ").expect("a key");
     // A daemon that ends while it is watched.
-    kill(cluster.pid("ada2"));
+    cluster.kill("ada2");
     top.until("ada2: not answering");
     top.keys.write_all(b"q").expect("a key");
     let (code, rest) = top.ended();

@@ -32,6 +32,17 @@ struct Member {
     process: PeerProcess,
     /// Of its last request.
     number: u64,
+    /// The request is still where it was read.
+    unconsumed: bool,
+}
+
+impl Member {
+    fn consume(&mut self) {
+        if std::mem::take(&mut self.unconsumed) {
+            // Descriptors that came along are nobody's and closed at once. It is there: it was read just now.
+            let _ = fdpass::recv_with_fds(&self.socket, &mut [0; WORDS_BYTES + 1]);
+        }
+    }
 }
 
 /// Members as a predecessor left them.
@@ -171,7 +182,7 @@ impl Members {
             return Err(socket);
         }
         *self.of_user.entry(process.uid).or_default() += 1;
-        self.open.insert(conn, Member { socket, process, number });
+        self.open.insert(conn, Member { socket, process, number, unconsumed: false });
         Ok(())
     }
 
@@ -187,6 +198,7 @@ impl Members {
         };
         let number = words.map_or(0, |words| words[NUMBER]);
         member.number = number;
+        member.unconsumed = true;
         let request = words.and_then(|words| Request::from_words(&words));
         let fresh = if matches!(request, Some(Request::BindOther { .. })) { random() } else { Some([0; 2]) };
         match fresh {
@@ -198,9 +210,9 @@ impl Members {
 
     /// Takes away the request that was read.
     pub fn consume(&mut self, conn: ConnId) {
-        let Some(member) = self.open.get(&conn) else { return };
-        // Descriptors that came along are nobody's and closed at once. It is there: it was read just now.
-        let _ = fdpass::recv_with_fds(&member.socket, &mut [0; WORDS_BYTES + 1]);
+        if let Some(member) = self.open.get_mut(&conn) {
+            member.consume();
+        }
     }
 
     /// Answers. A member that does not read its answers, or is gone, is dropped.
@@ -229,7 +241,9 @@ impl Members {
 
     /// Drops a connection and says so.
     pub fn end(&mut self, conn: ConnId) -> Option<Input> {
-        let gone = self.open.remove(&conn)?;
+        let mut gone = self.open.remove(&conn)?;
+        // A socket that is closed with something unread in it takes the last answer along.
+        gone.consume();
         self.keep.give_up(Key::Conn(conn));
         if let Some(count) = self.of_user.get_mut(&gone.process.uid) {
             *count -= 1;

@@ -71,8 +71,9 @@ pub fn memory_files_kib(pids: &[u32]) -> Option<u64> {
         for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten() {
             let name = std::fs::read_link(entry.path()).unwrap_or_default();
             // One that was closed since has no more to say.
-            if let Some(file) =
-                std::fs::metadata(entry.path()).ok().filter(|_| name.starts_with("/memfd:dvs-"))
+            if let Some(file) = std::fs::metadata(entry.path())
+                .ok()
+                .filter(|_| name.to_string_lossy().starts_with("/memfd:dvs-"))
             {
                 files.insert((file.dev(), file.ino()), file.blocks() / 2);
             }
