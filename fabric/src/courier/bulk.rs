@@ -43,13 +43,17 @@ impl Waiting {
     pub(super) fn is_coming(&self) -> bool {
         self.coming.is_some()
     }
+
+    pub(super) fn is_of(&self, pair: PairIndex, what: What) -> bool {
+        self.pair == pair && self.what == what
+    }
 }
 
 /// No pair: it was detached while its extent was coming.
 const NO_PAIR: PairIndex = PairIndex(u32::MAX);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum What {
+pub(super) enum What {
     Slot(u64),
     Reply(u64),
 }

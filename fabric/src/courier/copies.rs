@@ -506,6 +506,7 @@ impl Courier {
     /// A segment is given up, or was never there: let go of it.
     pub fn forget_segment(&mut self, memory: u32, segment: u32, fabric: &mut dyn Fabric) {
         let key = (memory, segment);
+        self.segment_is_absent(key);
         if self.jobs.wanted.remove(&key) {
             // What was wanted by copies that are over is nobody's: who still wants one that is dropped here asks again.
             if self.jobs.denied.len() >= DENIED_MAX {

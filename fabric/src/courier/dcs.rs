@@ -41,6 +41,7 @@ impl Courier {
             return;
         }
         self.wanted.retain(|&(m, _)| m != memory);
+        self.absent.retain(|&(m, _)| m != memory);
         self.segments.retain(|&(m, _), (_, region)| {
             if m == memory {
                 fabric.detach(*region);
@@ -52,7 +53,7 @@ impl Courier {
     /// Copies map, and ask for, segments of memories that no pair is of. Whoever still needs one asks again.
     fn forget_unpaired(&mut self, fabric: &mut dyn Fabric) {
         let paired: BTreeSet<u32> = self.pairs.iter().flatten().map(|pair| pair.memory).collect();
-        for keys in [&mut self.wanted, &mut self.jobs.wanted, &mut self.jobs.denied] {
+        for keys in [&mut self.wanted, &mut self.absent, &mut self.jobs.wanted, &mut self.jobs.denied] {
             keys.retain(|(memory, _)| paired.contains(memory));
         }
         self.segments.retain(|(memory, _), (_, region)| {
@@ -78,7 +79,7 @@ impl Courier {
             ("turns", self.links.values().any(|l| l.turns.knows(dc))),
             ("waiting", !self.waiting.is_empty()),
             ("segments", !self.segments.is_empty()),
-            ("wanted", !self.wanted.is_empty()),
+            ("wanted", !self.wanted.is_empty() || !self.absent.is_empty()),
             ("copies", !jobs.is_empty()),
             ("steps", !jobs.coming.is_empty() || !jobs.flying.is_empty()),
             ("copies' segments", !jobs.wanted.is_empty() || !jobs.denied.is_empty()),

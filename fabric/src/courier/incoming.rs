@@ -62,12 +62,11 @@ impl Courier {
             }
             return Ok(());
         };
-        match self.pair(index) {
-            Some(known) if known.node != node => {
-                return Err(Corrupt::new("a record of another node's endpoint", pair.source.to_word()));
-            }
-            Some(known) if known.closed => return Ok(()),
-            _ => {}
+        if self.pair(index).is_some_and(|known| known.node != node) {
+            return Err(Corrupt::new("a record of another node's endpoint", pair.source.to_word()));
+        }
+        if self.is_closed_to(index, record.kind) {
+            return Ok(());
         }
         let result = self.on_pair_record(index, &record, body);
         self.mark_dirty(index);
@@ -104,6 +103,7 @@ impl Courier {
                     gave_up: word(body, 3),
                 };
                 pair.own.mirror(&words);
+                pair.heard = true;
                 pair.sent_next = pair.sent_next.max(pair.own.consumed());
                 if pair.withdrawable.is_some_and(|sequence| sequence < words.consumed) {
                     pair.withdrawable = None;
@@ -130,6 +130,7 @@ impl Courier {
                 pair.own.mirror(&Mirrored { consumed, ..Mirrored::default() });
                 pair.remote_end = Some(word(body, 0));
                 self.copies_end_with(index, By::Remote);
+                self.look_for_unannounced(index)?;
                 self.publish_ready(index);
             }
             Kind::Copy => self.on_copy(index, record.arg, body)?,
@@ -243,6 +244,7 @@ impl Courier {
                 let mut slot = slot;
                 make_empty_ours(&mut slot, empty_at);
                 reply::publish(&pair.own, slot.sequence, &slot, true);
+                self.drop_held_reply(index);
                 self.knocks.insert(index);
             }
         }

@@ -7,9 +7,10 @@
 //!
 //! Pure: told the time, given the fabric; what it wants of the daemon it puts into [`Output`]. Neighbours: `outgoing`
 //! (local to wire), `incoming` (wire to local), `links` (sessions), `bulk` (extents), `stores` (our memories), `copies`, `fair`
-//! (turns), `dcs`, `driver` (the process around it).
+//! (turns), `dcs`, `condemned` (pairs that broke the protocol), `driver` (the process around it).
 
 mod bulk;
+mod condemned;
 mod copies;
 mod dcs;
 mod fair;
@@ -137,6 +138,8 @@ pub struct Courier {
     by_slot: BTreeMap<(DcId, u16), Vec<PairIndex>>,
     segments: BTreeMap<(u32, u32), (Arc<Mapping>, RegionKey)>,
     wanted: BTreeSet<(u32, u32)>,
+    /// Segments that were asked for and are not there, until whoever named them is condemned.
+    absent: BTreeSet<(u32, u32)>,
     waiting: VecDeque<Waiting>,
     knocks: BTreeSet<PairIndex>,
     /// Pairs of ended local endpoints that nobody needs any more.
@@ -176,6 +179,7 @@ impl Courier {
             by_slot: BTreeMap::new(),
             segments: BTreeMap::new(),
             wanted: BTreeSet::new(),
+            absent: BTreeSet::new(),
             waiting: VecDeque::new(),
             knocks: BTreeSet::new(),
             over: Vec::new(),
@@ -290,15 +294,11 @@ impl Courier {
         fabric: &mut dyn Fabric,
     ) {
         self.wanted.remove(&(memory, segment));
+        self.absent.remove(&(memory, segment));
         self.jobs.wanted.remove(&(memory, segment));
         let region = fabric.attach(&map);
         self.segments.insert((memory, segment), (map, region));
-        for index in 0..self.pairs.len() as u32 {
-            let index = PairIndex(index);
-            if self.pair(index).is_some_and(|p| p.memory == memory) {
-                self.mark_dirty(index);
-            }
-        }
+        self.mark_dirty_of(memory);
     }
 
     /// A local endpoint ended: its lanes are frozen as they are, and the far ends are told.
@@ -440,6 +440,15 @@ impl Courier {
             && let Some(link) = self.links.get_mut(&node)
         {
             link.turns.insert(dc, index);
+        }
+    }
+
+    fn mark_dirty_of(&mut self, memory: u32) {
+        for index in 0..self.pairs.len() as u32 {
+            let index = PairIndex(index);
+            if self.pair(index).is_some_and(|p| p.memory == memory) {
+                self.mark_dirty(index);
+            }
         }
     }
 

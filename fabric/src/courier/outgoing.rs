@@ -7,14 +7,14 @@ use abi::limits::{LANE_SLOTS, SLOT_BYTES};
 use abi::record::{self, Kind, Record};
 use abi::side::END_DEAD;
 use abi::slot::{EXTENT, SlotCopy, WITHDRAWABLE, WITHDRAWN};
-use abi::{Corrupt, DcId, NodeId, side};
+use abi::{Corrupt, DcId, NodeId};
 use shm::lane::{self, LaneReader, look_again};
 use shm::side::Mirrored;
 use shm::{notify, reply};
 
 use super::fair::Posted;
 use super::jobs::Key;
-use super::{CONTROL_MAX, Courier, Output, PairIndex};
+use super::{CONTROL_MAX, Courier, PairIndex};
 use crate::{Desc, Fabric, Piece, RegionKey};
 
 /// Descriptors posted at once.
@@ -56,23 +56,58 @@ pub(super) enum Said {
     Control,
     Open(PairIndex),
     Opened(PairIndex),
-    Slots { pair: PairIndex, end: u64, withdrawable: Option<u64>, extent: bool },
-    SlotExtent { pair: PairIndex, sequence: u64 },
-    Reply { pair: PairIndex, call: u64, extent: bool },
-    ReplyExtent { pair: PairIndex, call: u64 },
-    Words { pair: PairIndex, words: Mirrored },
-    Raised { pair: PairIndex, raises: u64 },
-    Withdraw { pair: PairIndex, sequence: u64 },
+    Slots {
+        pair: PairIndex,
+        end: u64,
+        withdrawable: Option<u64>,
+        extent: bool,
+    },
+    SlotExtent {
+        pair: PairIndex,
+        sequence: u64,
+    },
+    Reply {
+        pair: PairIndex,
+        call: u64,
+        extent: bool,
+    },
+    ReplyExtent {
+        pair: PairIndex,
+        call: u64,
+    },
+    Words {
+        pair: PairIndex,
+        words: Mirrored,
+    },
+    Raised {
+        pair: PairIndex,
+        raises: u64,
+    },
+    Withdraw {
+        pair: PairIndex,
+        sequence: u64,
+    },
     Ended(PairIndex),
-    CopyAsked { pair: PairIndex, number: u64 },
-    CopyStep { key: Key, serial: u64, len_bytes: u64 },
+    /// The end of a condemned pair, and that it is forgotten: the second of two.
+    Condemned(PairIndex),
+    CopyAsked {
+        pair: PairIndex,
+        number: u64,
+    },
+    CopyStep {
+        key: Key,
+        serial: u64,
+        len_bytes: u64,
+    },
 }
 
 impl Said {
     fn pair(self) -> Option<PairIndex> {
         match self {
             Said::Control => None,
-            Said::Open(index) | Said::Opened(index) | Said::Ended(index) => Some(index),
+            Said::Open(index) | Said::Opened(index) | Said::Ended(index) | Said::Condemned(index) => {
+                Some(index)
+            }
             Said::Slots { pair, .. }
             | Said::SlotExtent { pair, .. }
             | Said::Reply { pair, .. }
@@ -112,7 +147,7 @@ impl Outgoing {
     }
 }
 
-fn words_bytes<const N: usize, const B: usize>(words: [u64; N]) -> [u8; B] {
+pub(super) fn words_bytes<const N: usize, const B: usize>(words: [u64; N]) -> [u8; B] {
     let mut out = [0; B];
     for (word, bytes) in words.iter().zip(out.chunks_exact_mut(8)) {
         bytes.copy_from_slice(&word.to_le_bytes());
@@ -279,6 +314,7 @@ impl Courier {
         self.bring_home(index);
         let Some(pair) = self.pair_mut(index) else { return false };
         if pair.closed {
+            self.gather_condemned(index, out);
             return false;
         }
         if !pair.open_said {
@@ -336,8 +372,9 @@ impl Courier {
             let Some(slot) = LaneReader::peek(&pair.side, end, pair.local)? else { break };
             if let Some(claim) = slot.claim() {
                 claim.check_len()?;
-                if !self.segments.contains_key(&(pair.memory, claim.segment)) {
-                    missing = Some((pair.memory, claim.segment));
+                let key = (pair.memory, claim.segment);
+                if !self.segments.contains_key(&key) {
+                    missing = Some(key);
                     break;
                 }
             }
@@ -367,10 +404,10 @@ impl Courier {
                 len_bytes: count as u32 * SLOT_BYTES as u32,
             };
             out.push(record, &[], Some(piece), false, Said::Slots { pair: index, end, withdrawable, extent });
-        } else if let Some(segment) = missing
-            && self.wanted.insert(segment)
-        {
-            self.outputs.push(Output::WantSegment { memory: segment.0, segment: segment.1 });
+        } else if let Some(key) = missing {
+            self.want_segment(key)?;
+        } else {
+            self.look_for_hole(index, end)?;
         }
         // Whoever has an extent announces it in the next batch, behind its slot.
         Ok(end > first)
@@ -390,7 +427,10 @@ impl Courier {
                 out.push(record, &[], Some(piece), true, said);
             }
             // Consumed meanwhile, and its place used again: the far end has had it.
-            None => self.commit(NodeId(0), said),
+            None => {
+                self.look_whether_consumed(index, sequence)?;
+                self.commit(NodeId(0), said);
+            }
         }
         Ok(true)
     }
@@ -476,9 +516,7 @@ impl Courier {
             claim.check_len()?;
             let key = (pair.memory, claim.segment);
             if !self.segments.contains_key(&key) {
-                if self.wanted.insert(key) {
-                    self.outputs.push(Output::WantSegment { memory: key.0, segment: key.1 });
-                }
+                self.want_segment(key)?;
                 // It is still to be said, so the end is not.
                 return Ok(true);
             }
@@ -533,6 +571,7 @@ impl Courier {
                 self.on(index, |pair| pair.ended_said = true);
                 self.note_if_over(index);
             }
+            Said::Condemned(index) => self.end_was_said(index),
             Said::CopyAsked { pair, number } => self.copy_asked(pair, number),
             Said::CopyStep { .. } => {}
         }
@@ -555,22 +594,5 @@ impl Courier {
             link.turns.insert(dc, index);
             link.turns.charge(dc, -(item.bytes() as i64));
         }
-    }
-
-    /// A local endpoint broke the protocol: its pair is carried no more, and both ends see it ended.
-    pub(super) fn condemn(&mut self, index: PairIndex, why: Corrupt) {
-        let Some(pair) = self.pair_mut(index).filter(|pair| !pair.closed) else { return };
-        pair.closed = true;
-        pair.own.end(side::END_DEAD, pair.published());
-        let (node, outward, end) = (pair.node, pair.outward(), pair.sent_next);
-        let consumed = pair.side.consumed();
-        let body: [u8; abi::record::ENDED_BYTES] = words_bytes([end, consumed]);
-        let record = Record::of(Kind::Ended, outward, END_DEAD).to_bytes();
-        if let Some(link) = self.links.get_mut(&node) {
-            link.control.push_back([&record[..], &body[..]].concat());
-        }
-        self.knocks.insert(index);
-        self.totals.corrupt += 1;
-        self.outputs.push(Output::Condemned { pair: outward, why });
     }
 }

@@ -66,12 +66,18 @@ pub(super) struct Carried {
     pub(super) owes_ring: bool,
     /// Its node was declared dead, or it broke the protocol: nothing is carried any more.
     pub(super) closed: bool,
+    /// It broke the protocol: closed, and nobody needs it any more.
+    pub(super) condemned: bool,
+    /// The far end is to be told that it is condemned.
+    pub(super) end_due: bool,
 
     /// We have said `Open` in this session.
     pub(super) open_said: bool,
     /// The far end has the pair attached: what we send is taken.
     pub(super) opened: bool,
     pub(super) must_say_opened: bool,
+    /// The far end has said in this session how far it is: nothing below that was needed by anybody before.
+    pub(super) heard: bool,
     /// The next slot of the local lane to send.
     pub(super) sent_next: u64,
     /// Slots below this one may have left, in this session or an earlier one: never goes back.
@@ -133,9 +139,12 @@ impl Carried {
             ringer: None,
             owes_ring: false,
             closed: false,
+            condemned: false,
+            end_due: false,
             open_said: false,
             opened: false,
             must_say_opened: false,
+            heard: false,
             sent_next: 0,
             left: 0,
             bulk_due: VecDeque::new(),
@@ -167,15 +176,19 @@ impl Carried {
 
     /// The local endpoint has ended, and nobody is left who could want something of it.
     pub(super) fn is_over(&self) -> bool {
-        self.ended.is_some()
-            && !self.closed
-            && (self.remote_gone || (self.ended_said && self.remote_end.is_some()))
+        let needed_by_nobody = match self.closed {
+            true => self.condemned && !self.end_due,
+            false => self.remote_gone || (self.ended_said && self.remote_end.is_some()),
+        };
+        self.ended.is_some() && needed_by_nobody
     }
 
     pub(super) fn new_session(&mut self) {
         self.open_said = false;
         self.opened = false;
         self.must_say_opened = false;
+        self.heard = false;
+        self.end_due = self.condemned;
         for held in self.held.iter_mut().chain(&mut self.held_reply) {
             // What was coming has failed with its session: each got its completion before.
             if matches!(held.extent, Wanted::Coming(_)) {

@@ -22,6 +22,8 @@ use super::{Courier, Output, PairIndex};
 use crate::loopback::{Loopback, Mode, Wire};
 use crate::{Armed, Desc, Fabric};
 
+mod condemned;
+
 const DC: DcId = DcId(1);
 const POOL_BYTES: usize = 4 << 20;
 
