@@ -127,6 +127,16 @@ impl Courier {
             *word = u64::from_le_bytes(eight.try_into().unwrap_or([0; 8]));
         }
         let request = CopyRequest::from_words(&words).ok_or(Corrupt::new("a copy that is none", number))?;
+        // Of endpoints of this node a copier elsewhere has what it was granted, and nothing is its own.
+        let is_here = |range: &Range| range.generation == grant::OWN;
+        let names_own = match request.role {
+            Role::Send | Role::Receive => is_here(&request.theirs),
+            Role::Within => is_here(&request.theirs) || is_here(&request.range),
+            Role::Cancel => false,
+        };
+        if names_own {
+            return Err(Corrupt::new("a copy of what nobody granted", number));
+        }
         let key = Key { pair: index, by: By::Remote };
         let Some(pair) = self.pair(index) else { return Ok(()) };
         let (local, remote, node, memory) = (pair.local, pair.remote, pair.node, pair.memory);

@@ -89,3 +89,30 @@ fn the_pair_of_a_friend_that_dies_is_let_go_whatever_became_of_the_session_meanw
         assert!(rig.ends[0].outputs.contains(&detached(0)));
     }
 }
+
+/// What a copier asks of the other node's endpoint, and whether that breaks the protocol there.
+fn asks_for(role: Role, theirs: Range, range: Range) -> bool {
+    let mut rig = Rig::joined(Mode::Eager);
+    let other = endpoint(1).to_word();
+    let request =
+        CopyRequest { role, node: NodeId(0), begun: false, len_bytes: 64, theirs, range, other, beside: 0 };
+    rig.ends[0].own.ask_copy(&request);
+    rig.ends[0].courier.hint(DC, 0);
+    rig.settle();
+    let wanted = |output: &Output| matches!(output, Output::WantSegment { memory: 2, segment: 1 });
+    let is_condemned = is_condemned(&rig.ends[1]);
+    assert_eq!(rig.ends[1].outputs.iter().any(wanted), !is_condemned && role != Role::Cancel);
+    is_condemned
+}
+
+#[test]
+fn who_copies_from_another_node_what_nobody_granted_broke_the_protocol_and_reads_nothing() {
+    // Segment 1 is the pool of whoever is asked; as a table of grants it has none.
+    let (own, granted) = (Range::own(1, 0), Range { place: 1, generation: 1, offset_bytes: 0 });
+    assert!(asks_for(Role::Send, own, own));
+    assert!(asks_for(Role::Receive, own, own));
+    assert!(asks_for(Role::Within, own, granted));
+    assert!(asks_for(Role::Within, granted, own));
+    assert!(!asks_for(Role::Send, granted, own), "its own end is its own");
+    assert!(!asks_for(Role::Cancel, own, own), "who gives up names nothing");
+}
