@@ -81,7 +81,8 @@ impl Body {
             Some("unbind" | "wait_bind" | "wait_unbind") => self.watch_or_leave(scene, known),
             Some("notify") => self.say(scene, known, Verb::Notify(1)),
             Some("wake") => self.say(scene, known, Verb::Wake),
-            _ if scene.dice.one_in(2) => self.say(scene, known, Verb::Call),
+            // Seldom: whoever waits for an answer of this one may stand behind a lane full of posts.
+            _ if scene.dice.one_in(6) => self.say(scene, known, Verb::Call),
             _ => {
                 let limit = Limit::Until(scene.now + Duration::from_millis(20));
                 scene.count("receive_request");
