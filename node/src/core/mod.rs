@@ -57,7 +57,7 @@ pub use view::{DcNodeView, DcSpecView, DcView, EndpointView, NodeView, ProxyView
 pub(crate) use tests::plan as tests_plan;
 
 use memory::Memory;
-use state::{Conn, Dc, Inquiry, Local, Node, Proxy};
+use state::{Asked, Conn, Dc, Inquiry, Local, Node, Proxy};
 
 /// Time since an origin of the driver's choice; never goes back.
 pub type Now = Duration;
@@ -91,7 +91,7 @@ pub struct Core {
     /// When the memory of a dead endpoint is dropped at the latest.
     orphans: BTreeSet<(Now, Endpoint)>,
     /// Remote endpoints that wait for a side, by (local, remote).
-    opens: BTreeMap<(Endpoint, Endpoint), u16>,
+    opens: BTreeMap<(Endpoint, Endpoint), Asked>,
     proxies: BTreeMap<u16, Proxy>,
     nodes: BTreeMap<NodeId, Node>,
     refused_entries: u64,

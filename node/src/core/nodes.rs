@@ -145,7 +145,10 @@ impl Core {
                 self.hint(own, peer, out);
             }
         }
-        self.opens.retain(|(_, remote), _| self.plan.node_of(remote.dc, remote.slot) != Some(node));
+        // The next incarnation may have asked already: a session of its stands before its proxy says that this one is closed.
+        self.opens.retain(|(_, remote), asked| {
+            self.plan.node_of(remote.dc, remote.slot) != Some(node) || asked.incarnation > Some(incarnation)
+        });
     }
 
     pub(super) fn tick_nodes(&mut self, now: Now, out: &mut Vec<Effect>) {

@@ -11,7 +11,7 @@ use abi::{DcId, Endpoint, Kinds, NodeId, doorbell};
 use super::effect::{Descriptor, Effect, Note};
 use super::memory::{Owner, sides_bytes};
 use super::pairs::Sight;
-use super::state::{Far, Place, Remote, Stage, Via};
+use super::state::{Asked, Far, Place, Remote, Stage, Via};
 use super::{Core, Now};
 
 /// Pairs that may wait for a side, of one node.
@@ -163,7 +163,8 @@ impl Core {
             None if is_past => Refusal::NoSuchEndpoint,
             None if lives && node_lives && self.opens.len() >= OPENS_MAX => Refusal::LimitReached,
             None if lives && node_lives => {
-                self.opens.insert((local, remote), proxy);
+                let incarnation = self.nodes.get(&node).and_then(|n| n.incarnation);
+                self.opens.insert((local, remote), Asked { proxy, incarnation });
                 return self.retry_open(local, remote, out);
             }
             None => Refusal::NoSuchEndpoint,
@@ -173,7 +174,7 @@ impl Core {
 
     /// Attaches a pair that a remote endpoint asked for, once both sides can be had.
     fn retry_open(&mut self, local: Endpoint, remote: Endpoint, out: &mut Vec<Effect>) {
-        let Some(proxy) = self.opens.get(&(local, remote)).copied() else { return };
+        let Some(Asked { proxy, .. }) = self.opens.get(&(local, remote)).copied() else { return };
         let Some(node) = self.plan.node_of(remote.dc, remote.slot) else { return };
         let Some(there) = self.locals.get(&local) else { return };
         if there.links.contains_key(&remote) {
@@ -230,7 +231,7 @@ impl Core {
     pub(super) fn refuse_opens_of(&mut self, local: Endpoint, why: Refusal, out: &mut Vec<Effect>) {
         let waiting: Vec<_> = self.opens.keys().filter(|(l, _)| *l == local).copied().collect();
         for (local, remote) in waiting {
-            if let Some(proxy) = self.opens.remove(&(local, remote)) {
+            if let Some(Asked { proxy, .. }) = self.opens.remove(&(local, remote)) {
                 self.say(proxy, ToProxy::Refuse { local, remote, why }, out);
             }
         }
@@ -268,8 +269,12 @@ impl Core {
         for endpoint in ended {
             self.say(proxy, ToProxy::LocalEnded { endpoint }, out);
         }
-        let opens: Vec<_> =
-            self.opens.iter().filter(|((l, _), p)| **p == proxy && l.dc == dc).map(|(key, _)| *key).collect();
+        let opens: Vec<_> = self
+            .opens
+            .iter()
+            .filter(|((l, _), asked)| asked.proxy == proxy && l.dc == dc)
+            .map(|(key, _)| *key)
+            .collect();
         for (local, remote) in opens {
             self.retry_open(local, remote, out);
         }
@@ -355,7 +360,7 @@ impl Core {
 
     /// A proxy has ended, and all its memory with it.
     pub(super) fn uncarry(&mut self, now: Now, proxy: u16, out: &mut Vec<Effect>) {
-        self.opens.retain(|_, p| *p != proxy);
+        self.opens.retain(|_, asked| asked.proxy != proxy);
         let mut carried = Vec::new();
         for (own, local) in &self.locals {
             let of_it = local.links.keys().filter(|peer| local.far(**peer).is_some_and(|f| f.proxy == proxy));

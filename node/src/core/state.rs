@@ -335,6 +335,14 @@ pub(super) struct Told {
     pub at: Now,
 }
 
+/// A remote endpoint's wish to talk to a local one, which waits for a side or for the directory.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Asked {
+    pub proxy: u16,
+    /// Of its node, when it asked.
+    pub incarnation: Option<Incarnation>,
+}
+
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Closing {
     pub incarnation: Incarnation,

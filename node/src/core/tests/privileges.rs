@@ -110,6 +110,28 @@ fn a_far_end_that_opens_before_it_is_known_waits_until_it_is() {
 }
 
 #[test]
+fn the_burial_of_an_incarnation_leaves_what_the_next_one_has_asked_for() {
+    let mut world = ruled(servers());
+    let (_, local) = world.bind(Some(0));
+    let (of_dead, of_next) = (far(16, 1), far(17, 2));
+    world.said(FromProxy::RemoteOpen { local, remote: of_dead, node: FAR });
+    // The session of the next one stands, and opens, before the proxy has answered that the dead one is closed.
+    world.obeys = false;
+    world.link(51, LinkState::Up);
+    world.said(FromProxy::RemoteOpen { local, remote: of_next, node: FAR });
+    world.said(FromProxy::NodeClosed { node: FAR });
+    let waiting: Vec<_> = world.core.opens.keys().copied().collect();
+    assert_eq!(waiting, [(local, of_next)]);
+    world.done.clear();
+    world.directory(51, ChunkKind::Delta, &[(of_next, true)]);
+    let attached = world
+        .told_proxy()
+        .into_iter()
+        .any(|m| matches!(m, ToProxy::Attach { attach } if attach.remote == of_next));
+    assert!(attached, "{:?}", world.told_proxy());
+}
+
+#[test]
 fn a_far_end_that_may_send_nothing_at_all_is_refused() {
     let mut mute = rule(Level::User);
     mute.privileges.calls = Kinds::NONE;
