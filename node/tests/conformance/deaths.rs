@@ -4,7 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use abi::slot;
+use abi::limits::{SIDES_FIRST, SLOT_BYTES, SLOT_HEADER_BYTES};
+use abi::{side, slot};
 use dvk::{From, Message, ReceiveError, SendError, SendrecError, Timeout};
 
 use super::rows;
@@ -257,24 +258,23 @@ fn a_peer_that_breaks_the_protocol_is_closed_for_its_observer_and_nobody_else(wo
 fn break_the_next_slot(marker: &[u8]) {
     let memory = File::options().read(true).write(true).open("/proc/self/mem").expect("our own memory");
     let maps = std::fs::read_to_string("/proc/self/maps").expect("what is mapped");
-    let mut found: Option<(u64, u64)> = None;
+    // Other tests have memory here as well: only segments of a fresh endpoint's sides are looked at, and there only where the
+    // bytes of a slot are. A proxy is a thread of ours too and has mirrored the slot, into a larger segment.
+    let sides_bytes = SIDES_FIRST as usize * side::BYTES;
+    let mut found = None;
     for line in maps.lines().filter(|line| line.contains(" rw-s ")) {
         let range = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
         let [from, to] = [range.0, range.1].map(|word| u64::from_str_radix(word, 16).expect("an address"));
-        let mut bytes = vec![0; (to - from) as usize];
-        if memory.read_exact_at(&mut bytes, from).is_err() {
+        let mut bytes = vec![0; sides_bytes];
+        if to - from != sides_bytes as u64 || memory.read_exact_at(&mut bytes, from).is_err() {
             continue;
         }
-        let at = bytes.windows(marker.len()).position(|bytes| bytes == marker);
-        // A proxy is a thread of ours too and has mirrored the slot: its segments of sides are the larger ones.
-        if let Some(at) = at
-            && found.is_none_or(|(size, _)| to - from < size)
-        {
-            found = Some((to - from, from + at as u64));
+        let is_it = |slot: &[u8]| slot[SLOT_HEADER_BYTES..].starts_with(marker);
+        if let Some(at) = bytes.chunks_exact(SLOT_BYTES).position(is_it) {
+            found = Some(from + ((at + 1) * SLOT_BYTES) as u64);
         }
     }
-    let body = found.expect("the slot was published").1;
-    let next = body - 32 + 128;
+    let next = found.expect("the slot was published");
     let head = u64::from(slot::lap(1)) | 99 << 32;
     memory.write_all_at(&head.to_le_bytes(), next).expect("our own memory");
 }
