@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use abi::{Allowed, Endpoint, slot};
 use shm::doorbell::{Doorbells, Wake};
@@ -148,6 +149,8 @@ pub(crate) struct Confirmed {
     pub(crate) via: Endpoint,
     pub(crate) call: u64,
     pub(crate) number: u64,
+    /// Since when the one that passed it on is seen to have ended while there is no pair with it.
+    pub(crate) over_since: Option<Duration>,
 }
 
 /// What is out with one peer.

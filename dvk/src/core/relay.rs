@@ -19,6 +19,8 @@ use crate::error::{RelayError, SendrecError};
 use crate::message::{Delivery, Message, Owed, View, What};
 use crate::peer::Confirmed;
 
+const HOLD: Duration = Duration::from_millis(RELAY_HOLD_MS);
+
 /// Which held request: via whom it came, and the slot of its client. A client has one call at a time, so a newer one of
 /// the same client takes an older one's place, and what can be held is bounded by the slots of the DC.
 pub(super) type Key = (Endpoint, u16);
@@ -237,7 +239,7 @@ impl Core {
             }
             Kind::Confirm => {
                 let (via, call) = named(slot, CONFIRM_BYTES, me.dc)?;
-                peer.confirmed = Some(Confirmed { via, call, number: slot.body[2] });
+                peer.confirmed = Some(Confirmed { via, call, number: slot.body[2], over_since: None });
                 self.relays.ever = true;
                 self.match_up(from);
             }
@@ -250,7 +252,7 @@ impl Core {
     fn match_up(&mut self, client: Endpoint) {
         let Some(index) = self.find(client) else { return };
         let Some(peer) = self.peers[index.0 as usize].as_mut() else { return };
-        let Some(Confirmed { via, call, number }) = peer.confirmed else { return };
+        let Some(Confirmed { via, call, number, .. }) = peer.confirmed else { return };
         let key = (via, client.slot.0);
         let is_it = |passed: &&mut Passed| passed.client == client && passed.call == call;
         if shm::mutant!(RelayDropsTheClient) {
@@ -305,8 +307,7 @@ impl Core {
         for (key, passed) in &mut held {
             if !self.may_still_wait(passed) {
                 gone.push(*key);
-            } else if now.saturating_sub(*passed.since.get_or_insert(now))
-                >= Duration::from_millis(RELAY_HOLD_MS)
+            } else if now.saturating_sub(*passed.since.get_or_insert(now)) >= HOLD
                 && !self.relays.ready.contains(key)
             {
                 // Its client gave up before it heard of us, as far as can be known here.
@@ -317,13 +318,23 @@ impl Core {
         for key in gone {
             self.relays.remove(key);
         }
-        let of_the_dead: Vec<Endpoint> = self
-            .peers
-            .iter()
-            .flatten()
-            .filter_map(|peer| peer.confirmed.map(|confirmed| confirmed.via))
-            .filter(|via| self.is_over(*via) && self.index_of(*via).is_none())
-            .collect();
+        let mut of_the_dead = Vec::new();
+        for index in 0..self.peers.len() {
+            let Some(Confirmed { via, .. }) = self.peers[index].as_ref().and_then(|peer| peer.confirmed)
+            else {
+                continue;
+            };
+            if !self.is_over(via) || self.index_of(via).is_some() {
+                continue;
+            }
+            let is_lost = self.known(via) == Known::NodeDead;
+            let confirmed = self.peers[index].as_mut().and_then(|peer| peer.confirmed.as_mut());
+            let since = confirmed.map_or(now, |confirmed| *confirmed.over_since.get_or_insert(now));
+            // The word of its end may overtake the pair on which it has passed the request on, never that of its node's.
+            if is_lost || now.saturating_sub(since) >= HOLD {
+                of_the_dead.push(via);
+            }
+        }
         for via in of_the_dead {
             self.abandon_calls_via(via);
         }

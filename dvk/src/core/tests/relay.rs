@@ -28,17 +28,26 @@ impl Three {
 
     /// The client may be on another node than the new server, which reaches it through a proxy then.
     fn with_client(far: bool) -> Three {
-        let mut node = Node::new();
-        let mut cores = [1, 2, 3].map(|slot| node.bind(slot));
-        let sides = [(); 3].map(|()| [(); 3].map(|()| OwnSide::heap()));
-        let mut to = [[None; 3]; 3];
+        let mut three = Three::unmet();
         for (a, b) in [(C, S), (C, T), (S, C), (S, T), (T, C), (T, S)] {
-            let slot = b as u16 + 1;
-            let proxied = far && [a, b].iter().all(|end| [C, T].contains(end));
-            let pair = Introduced { proxied, ..local(at(slot), &sides[a][b], &sides[b][a], slot.into()) };
-            to[a][b] = Some(cores[a].introduce(pair));
+            three.introduce(a, b, far && [a, b].iter().all(|end| [C, T].contains(end)));
         }
-        Three { node, cores, sides, to }
+        three
+    }
+
+    fn unmet() -> Three {
+        let mut node = Node::new();
+        let cores = [1, 2, 3].map(|slot| node.bind(slot));
+        let sides = [(); 3].map(|()| [(); 3].map(|()| OwnSide::heap()));
+        Three { node, cores, sides, to: [[None; 3]; 3] }
+    }
+
+    /// Tells `a` of its pair with `b`.
+    fn introduce(&mut self, a: usize, b: usize, proxied: bool) {
+        let slot = b as u16 + 1;
+        let pair =
+            Introduced { proxied, ..local(at(slot), &self.sides[a][b], &self.sides[b][a], slot.into()) };
+        self.to[a][b] = Some(self.cores[a].introduce(pair));
     }
 
     fn call(&mut self) -> Call {
@@ -156,6 +165,46 @@ fn a_call_whose_request_is_never_passed_on_is_abandoned_when_the_server_ends() {
     three.cores[T].suspect_all(Duration::ZERO);
     assert!(three.received().is_none());
     assert_eq!(three.node.reply(&mut three.cores[C], call).unwrap().unwrap_err(), SendrecError::Abandoned);
+}
+
+/// Everybody has met but the new server the old one, which has passed a call on and has ended.
+fn passed_on_and_ended(state: State) -> (Three, Call) {
+    let mut three = Three::unmet();
+    for (a, b) in [(C, S), (C, T), (S, C), (S, T), (T, C)] {
+        three.introduce(a, b, false);
+    }
+    let call = three.call();
+    three.pass_on();
+    let call = three.follow(call);
+    assert!(three.received().is_none());
+    three.node.set(at(2), state);
+    three.cores[T].suspect_all(Duration::ZERO);
+    (three, call)
+}
+
+#[test]
+fn what_a_server_passed_on_before_it_ended_is_waited_for_though_its_end_is_heard_of_first() {
+    let (mut three, call) = passed_on_and_ended(State::Dead);
+    assert!(three.node.reply(&mut three.cores[C], call).is_none(), "it is on its way");
+    three.introduce(T, S, false);
+    let request = three.received().unwrap();
+    assert_eq!((request.source(), request.via()), (at(1), Some(at(2))));
+    three.cores[T].reply(&request, text(b"!")).unwrap();
+    assert_eq!(three.node.reply(&mut three.cores[C], call).unwrap().unwrap().inline(), b"!");
+}
+
+#[test]
+fn what_an_ended_server_never_passed_on_is_not_waited_for_without_end() {
+    let hold = Duration::from_millis(abi::limits::RELAY_HOLD_MS);
+    let (mut three, call) = passed_on_and_ended(State::Dead);
+    three.cores[T].suspect_all(hold - Duration::from_millis(1));
+    assert!(three.node.reply(&mut three.cores[C], call).is_none(), "not for so long yet");
+    three.cores[T].suspect_all(hold);
+    assert_eq!(three.node.reply(&mut three.cores[C], call).unwrap().unwrap_err(), SendrecError::Abandoned);
+
+    let (mut three, call) = passed_on_and_ended(State::NodeDead);
+    let of_a_dead_node = three.node.reply(&mut three.cores[C], call);
+    assert_eq!(of_a_dead_node.unwrap().unwrap_err(), SendrecError::Abandoned);
 }
 
 #[test]
