@@ -25,6 +25,8 @@ pub enum ToProxy {
     ForgetMemory { memory: u32 },
     /// A segment of a memory of the proxy's own: map it, answer `Mapped`. Descriptor: the segment.
     Segment { memory: u32, index: u32, kind: SegmentKind, len_bytes: u64 },
+    /// That segment is sealed: members may map it, so descriptors may lead into it from now on.
+    Sealed { memory: u32, index: u32 },
     /// Carry this pair. Descriptor: the local endpoint's side segment.
     Attach { attach: Attach },
     /// Answer to `WantSegment`. Descriptor: the segment. Of what is granted to be written it may be written.
@@ -226,6 +228,7 @@ impl ToProxy {
             ToProxy::Segment { memory, index, kind, len_bytes } => {
                 fill([102, memory as u64, index as u64, kind as u64, len_bytes])
             }
+            ToProxy::Sealed { memory, index } => fill([117, memory as u64, index as u64]),
             ToProxy::Attach { attach: a } => fill([
                 103,
                 a.local.to_word(),
@@ -268,6 +271,7 @@ impl ToProxy {
                 kind: SegmentKind::from_word(w[3])?,
                 len_bytes: w[4],
             },
+            117 => ToProxy::Sealed { memory: small(w[1])?, index: small(w[2])? },
             103 => ToProxy::Attach {
                 attach: Attach {
                     local: Endpoint::from_word(w[1])?,
@@ -413,6 +417,7 @@ mod tests {
             ToProxy::Memory { dc: DcId(1), memory: 8 },
             ToProxy::ForgetMemory { memory: 8 },
             ToProxy::Segment { memory: 1, index: 0, kind: SegmentKind::Sides, len_bytes: 8 },
+            ToProxy::Sealed { memory: 1, index: 2 },
             ToProxy::Attach { attach },
             ToProxy::PeerSegment { memory: 1, segment: 2, len_bytes: 3, kind: SegmentKind::GrantWrite },
             ToProxy::ForgetSegment { memory: 1, segment: 2 },

@@ -112,8 +112,8 @@ impl Path {
 pub(crate) enum End {
     /// It unbound or died: `slots` of its lane are valid, its consumed counter is final.
     Dead { slots: u64 },
-    /// Its node was declared dead.
-    NodeDead,
+    /// Its node was declared dead, or knows nothing of it: what it took last is not known.
+    Lost,
 }
 
 /// A pair.
@@ -173,7 +173,7 @@ impl Peer {
         let valid = match self.end {
             None => true,
             Some(End::Dead { slots }) => self.reader.next() < slots,
-            Some(End::NodeDead) => false,
+            Some(End::Lost) => false,
         };
         valid && !self.stalled && self.reader.is_pending(&self.side)
     }

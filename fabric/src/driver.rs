@@ -316,8 +316,11 @@ impl Driver {
             ToProxy::ForgetMemory { memory } => self.courier.forget_memory(memory, &mut *self.fabric),
             ToProxy::Segment { memory, index, kind, len_bytes } => {
                 let map = Mapping::shared(fd()?.as_fd(), 0, len_bytes as usize, Access::ReadWrite)?;
-                self.courier.add_segment(memory, index, kind, map, &mut *self.fabric);
+                self.courier.add_segment(memory, index, kind, map);
                 self.tell(FromProxy::Mapped { memory, index }, &[]);
+            }
+            ToProxy::Sealed { memory, index } => {
+                self.courier.segment_sealed(memory, index, &mut *self.fabric);
             }
             ToProxy::Attach { attach } => {
                 let segment = fd()?;

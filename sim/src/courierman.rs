@@ -81,9 +81,10 @@ impl Courierman {
             ToProxy::ForgetMemory { memory } => self.courier.forget_memory(memory, fabric),
             ToProxy::Segment { memory, index, kind, .. } => {
                 let map = map.ok_or("a segment without memory")?;
-                self.courier.add_segment(memory, index, kind, map, fabric);
+                self.courier.add_segment(memory, index, kind, map);
                 self.said.push((FromProxy::Mapped { memory, index }, Vec::new()));
             }
+            ToProxy::Sealed { memory, index } => self.courier.segment_sealed(memory, index, fabric),
             ToProxy::Attach { attach } => {
                 let map = map.ok_or("a side without memory")?;
                 if !self.courier.attach(&attach, map, fabric) {

@@ -215,7 +215,7 @@ impl Core {
             (_, Err(corrupt)) => SendrecError::Corrupt(corrupt),
             (_, Ok(true)) if !shm::mutant!(DeathForgetsTheTaken) => SendrecError::DeadSource,
             (_, Ok(false)) if call.passed_on => SendrecError::DeadSource,
-            (End::NodeDead, Ok(false)) if self.may_have_left(call.sent) => SendrecError::DeliveryUnknown,
+            (End::Lost, Ok(false)) if self.may_have_left(call.sent) => SendrecError::DeliveryUnknown,
             (_, Ok(_)) => SendrecError::DeadDestination,
         }))
     }

@@ -332,7 +332,7 @@ impl Core {
                     if let Some(index) = self.find(peer)
                         && let Some(peer) = self.peer_mut(index)
                     {
-                        peer.end = Some(End::NodeDead);
+                        peer.end = Some(End::Lost);
                         self.pending.set(index);
                     }
                 }
@@ -357,6 +357,8 @@ impl Core {
     }
 
     fn moved(&mut self, index: PeerIndex, far: Far, memory: u32) {
+        // What the old proxy had told of its end, the new one may not know any more.
+        self.look_at_end(index);
         let Some(peer) = self.peer_mut(index) else { return };
         if shm::mutant!(RoutingKeepsTheOld) {
             return;
@@ -448,8 +450,13 @@ impl Core {
         let known = self.known(peer.endpoint);
         let (how, slots) = peer.side.end();
         let end = match (peer.proxied, how, known) {
-            (_, _, Known::NodeDead) | (true, side::END_NODE_DEAD, _) => Some(End::NodeDead),
-            (true, side::END_DEAD | side::END_REFUSED, _) => Some(End::Dead { slots }),
+            (_, _, Known::NodeDead) | (true, side::END_NODE_DEAD, _) => Some(End::Lost),
+            (true, side::END_DEAD, _) => Some(End::Dead { slots }),
+            // Its node has forgotten it: after it told of the death, or because it has begun anew.
+            (true, side::END_REFUSED, _) => match peer.end {
+                Some(End::Dead { .. }) => Some(End::Dead { slots: 0 }),
+                _ => Some(End::Lost),
+            },
             // Its process is gone, so what it published is all there will be: the final sequence is frozen here.
             (false, _, Known::Dead) => {
                 let rest = peer.reader.pending(&peer.side);

@@ -179,10 +179,10 @@ impl Core {
         }
         Some(Err(match end {
             End::Dead { .. } => SendError::DeadDestination,
-            End::NodeDead if self.may_have_left(sent) && !shm::mutant!(DeathCountsAsUnsent) => {
+            End::Lost if self.may_have_left(sent) && !shm::mutant!(DeathCountsAsUnsent) => {
                 SendError::DeliveryUnknown
             }
-            End::NodeDead => SendError::DeadDestination,
+            End::Lost => SendError::DeadDestination,
         }))
     }
 

@@ -205,8 +205,10 @@ impl End {
         for (dc, count) in [(FLOOD, PAIRS), (QUIET, 1)] {
             courier.add_dc(dc, dc.0 as u32, Doorbells::heap());
             let sides = Mapping::heap(count * side::BYTES);
-            courier.add_segment(dc.0 as u32, 0, SegmentKind::Sides, sides.clone(), &mut fabric);
-            courier.add_segment(dc.0 as u32, 1, SegmentKind::Pool, Mapping::heap(POOL_BYTES), &mut fabric);
+            courier.add_segment(dc.0 as u32, 0, SegmentKind::Sides, sides.clone());
+            courier.add_segment(dc.0 as u32, 1, SegmentKind::Pool, Mapping::heap(POOL_BYTES));
+            courier.segment_sealed(dc.0 as u32, 0, &mut fabric);
+            courier.segment_sealed(dc.0 as u32, 1, &mut fabric);
             for at in 0..count as u16 {
                 let endpoint = |n: u16| Endpoint::new(dc, Slot(100 * n + at), Generation(1));
                 let (local, remote) = (endpoint(n), endpoint(1 - n));

@@ -18,6 +18,8 @@ pub(super) struct Store {
     pub(super) pool: Pool,
     pub(super) regions: BTreeMap<u32, RegionKey>,
     pub(super) own: BTreeMap<u32, Arc<Mapping>>,
+    /// Mapped, and not yet used: nobody else may map them before the daemon has sealed them.
+    unsealed: BTreeMap<u32, (SegmentKind, Arc<Mapping>)>,
     /// A pool segment was asked for and has not come.
     pub(super) asked: bool,
 }
@@ -25,7 +27,13 @@ pub(super) struct Store {
 impl Store {
     fn new() -> Store {
         let pool = Pool::new(PROXY_POOL_BYTES_MAX);
-        Store { pool, regions: BTreeMap::new(), own: BTreeMap::new(), asked: false }
+        Store {
+            pool,
+            regions: BTreeMap::new(),
+            own: BTreeMap::new(),
+            unsealed: BTreeMap::new(),
+            asked: false,
+        }
     }
 }
 
@@ -46,16 +54,17 @@ impl Courier {
         }
     }
 
-    /// A segment of a memory of ours, mapped writable.
-    pub fn add_segment(
-        &mut self,
-        memory: u32,
-        index: u32,
-        kind: SegmentKind,
-        map: Arc<Mapping>,
-        fabric: &mut dyn Fabric,
-    ) {
+    /// A segment of a memory of ours, mapped writable. It serves once it is sealed.
+    pub fn add_segment(&mut self, memory: u32, index: u32, kind: SegmentKind, map: Arc<Mapping>) {
+        if let Some(of) = self.stores.get_mut(&memory) {
+            of.unsealed.insert(index, (kind, map));
+        }
+    }
+
+    /// The daemon has sealed a segment of ours: whom we send a descriptor into it can map it from now on.
+    pub fn segment_sealed(&mut self, memory: u32, index: u32, fabric: &mut dyn Fabric) {
         let Some(of) = self.stores.get_mut(&memory) else { return };
+        let Some((kind, map)) = of.unsealed.remove(&index) else { return };
         if kind == SegmentKind::Pool {
             of.regions.insert(index, fabric.attach(&map));
             of.pool.add_segment(index, Arc::clone(&map));

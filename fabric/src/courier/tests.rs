@@ -23,6 +23,7 @@ use crate::loopback::{Loopback, Mode, Wire};
 use crate::{Armed, Desc, Fabric};
 
 mod condemned;
+mod seals;
 
 const DC: DcId = DcId(1);
 const POOL_BYTES: usize = 4 << 20;
@@ -50,6 +51,8 @@ struct End {
     fabric: Loopback,
     outputs: Vec<Output>,
     attached: bool,
+    /// Its daemon seals what it maps, at once.
+    seals: bool,
 }
 
 struct Rig {
@@ -67,8 +70,10 @@ fn proxy(n: usize, memory: u32, fabric: &mut Loopback) -> (Courier, PeerSide, Ar
     courier.lend_buffers(Mapping::heap(Courier::buffer_bytes(fabric)), fabric);
     courier.add_dc(DC, memory, Doorbells::heap());
     let (sides, pool) = (Mapping::heap(2 * side::BYTES), Mapping::heap(POOL_BYTES));
-    courier.add_segment(memory, 0, SegmentKind::Sides, sides.clone(), fabric);
-    courier.add_segment(memory, 1, SegmentKind::Pool, pool.clone(), fabric);
+    courier.add_segment(memory, 0, SegmentKind::Sides, sides.clone());
+    courier.add_segment(memory, 1, SegmentKind::Pool, pool.clone());
+    courier.segment_sealed(memory, 0, fabric);
+    courier.segment_sealed(memory, 1, fabric);
     (courier, own_side(&sides, 1).as_peer(), pool)
 }
 
@@ -90,6 +95,7 @@ impl End {
             fabric,
             outputs: Vec::new(),
             attached: false,
+            seals: true,
         }
     }
 
@@ -209,7 +215,10 @@ impl Rig {
                 Output::NewPoolSegment { memory, len_bytes } => {
                     let (index, map) = (end.proxy_pool.len() as u32 + 1, Mapping::heap(*len_bytes as usize));
                     end.proxy_pool.push((index, map.clone()));
-                    end.courier.add_segment(*memory, index, SegmentKind::Pool, map, &mut end.fabric);
+                    end.courier.add_segment(*memory, index, SegmentKind::Pool, map);
+                    if end.seals {
+                        end.courier.segment_sealed(*memory, index, &mut end.fabric);
+                    }
                 }
                 _ => {}
             }
@@ -641,7 +650,8 @@ fn more_to_say_than_one_batch_holds_is_said_without_another_push() {
     let mut courier = Courier::new([node(1)]);
     courier.lend_buffers(Mapping::heap(Courier::buffer_bytes(&one)), &mut one);
     courier.add_dc(DC, 10, Doorbells::heap());
-    courier.add_segment(10, 0, SegmentKind::Sides, sides, &mut one);
+    courier.add_segment(10, 0, SegmentKind::Sides, sides);
+    courier.segment_sealed(10, 0, &mut one);
     let remote = |n: u16| Endpoint::new(DC, Slot(100 + n), Generation(1));
     let own: Vec<OwnSide> = (0..40)
         .map(|n| {

@@ -315,12 +315,12 @@ impl Core {
     pub(super) fn sealed(&mut self, now: Now, memory: u32, sealed: bool, out: &mut Vec<Effect>) {
         let Some(there) = self.memories.get_mut(&memory) else { return };
         let owner = there.owner;
-        if sealed {
-            there.seal_done();
-        }
+        let segments = if sealed { there.seal_done() } else { Vec::new() };
         let own = match owner {
             Owner::Endpoint(own) => own,
-            Owner::Proxy { proxy, dc, .. } => return self.proxy_sealed(proxy, dc, sealed, out),
+            Owner::Proxy { proxy, dc, .. } => {
+                return self.proxy_sealed((proxy, dc), memory, sealed.then_some(segments), out);
+            }
         };
         let Some(local) = self.locals.get_mut(&own) else { return };
         let Some(conn) = local.conn else { return };

@@ -133,9 +133,7 @@ impl Core {
             return refuse(conn, Refusal::NoSuchEndpoint, out);
         }
         let Some(sealed) = there.sealed(segment) else {
-            // A proxy may speak of a segment before its word that it has mapped it has come here.
-            let not_yet = matches!(there.owner, Owner::Proxy { .. });
-            return refuse(conn, if not_yet { Refusal::NotReady } else { Refusal::BadRequest }, out);
+            return refuse(conn, Refusal::BadRequest, out);
         };
         if !self.may_read(memory, segment, sealed, own) {
             return refuse(conn, Refusal::Private, out);

@@ -159,21 +159,31 @@ impl Memory {
         sealing
     }
 
-    /// What was being sealed is sealed: its sides may be given out.
-    pub fn seal_done(&mut self) {
+    /// What was being sealed is sealed: its sides may be given out. Which segments these are.
+    pub fn seal_done(&mut self) -> Vec<u32> {
+        let mut sealed = Vec::new();
         for (&index, segment) in &mut self.segments {
             if segment.stage == SegmentStage::Sealing {
                 segment.stage = SegmentStage::Sealed;
+                sealed.push(index);
                 if segment.kind == SegmentKind::Sides {
                     let sides = (segment.len_bytes / side::BYTES as u64) as u32;
                     self.free.extend((0..sides).map(|side| SidePlace { segment: index, side }));
                 }
             }
         }
+        sealed
     }
 
+    /// Of a proxy's memory none is free before it has a pool: each extent that it brings, empty ones too, lies in one.
     pub fn free_sides(&self) -> usize {
-        self.free.len()
+        if self.expects_pool() { 0 } else { self.free.len() }
+    }
+
+    /// Whether this is a proxy's, and its first pool is on its way.
+    pub fn expects_pool(&self) -> bool {
+        let is_pool = |s: &Segment| s.kind == SegmentKind::Pool && s.stage == SegmentStage::Sealed;
+        matches!(self.owner, Owner::Proxy { .. }) && !self.segments.values().any(is_pool)
     }
 
     /// How many of these are free.
@@ -183,6 +193,9 @@ impl Memory {
     }
 
     pub fn take_side(&mut self) -> Option<SidePlace> {
+        if self.free_sides() == 0 {
+            return None;
+        }
         self.free.pop_first()
     }
 

@@ -254,9 +254,19 @@ impl Core {
         out.push(Effect::Seal { memory, segments });
     }
 
-    pub(super) fn proxy_sealed(&mut self, proxy: u16, dc: DcId, sealed: bool, out: &mut Vec<Effect>) {
-        if !sealed {
+    /// Segments of a proxy's memory are sealed. `None`: they could not be.
+    pub(super) fn proxy_sealed(
+        &mut self,
+        (proxy, dc): (u16, DcId),
+        memory: u32,
+        segments: Option<Vec<u32>>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(segments) = segments else {
             return self.proxy_wrong(proxy, "a segment of its was spoilt before the seal; killed", out);
+        };
+        for index in segments {
+            self.say(proxy, ToProxy::Sealed { memory, index }, out);
         }
         self.carry_waiting(proxy, dc, out);
     }

@@ -111,7 +111,8 @@ impl Core {
     /// Has more sides made before the last ones are given out.
     pub(super) fn spare_sides(&mut self, proxy: u16, memory: u32, out: &mut Vec<Effect>) {
         let Some(theirs) = self.memories.get(&memory) else { return };
-        if theirs.free_sides() >= SIDES_SPARE_MIN as usize || theirs.expects_sides() {
+        if theirs.free_sides() >= SIDES_SPARE_MIN as usize || theirs.expects_sides() || theirs.expects_pool()
+        {
             return;
         }
         let is_everybodys = matches!(theirs.owner, Owner::Proxy { only: None, .. });

@@ -14,6 +14,7 @@ use super::*;
 
 mod private;
 mod privileges;
+mod seals;
 mod successor;
 
 const DC: DcId = DcId(1);

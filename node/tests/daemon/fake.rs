@@ -139,7 +139,7 @@ impl FakeProxy {
                 ToProxy::Ping { number } if self.lively => {
                     self.say(FromProxy::Pong { number, totals: Totals { pairs: 3, ..Totals::default() } });
                 }
-                ToProxy::Ping { .. } => {}
+                ToProxy::Ping { .. } | ToProxy::Sealed { .. } => {}
                 message => return Ok((message, bytes[WORDS * 8..len].to_vec(), fds)),
             }
         }

@@ -507,6 +507,35 @@ fn what_a_proxy_may_have_sent_is_unknown_when_its_node_dies() {
 }
 
 #[test]
+fn what_a_replaced_proxy_may_have_sent_is_unknown_when_the_far_node_knows_nothing_of_the_endpoint() {
+    let mut node = Node::new();
+    let (mut a, to_remote, _, mirror) = proxied(&mut node);
+    let left = a.start_send(to_remote, &mut text(b"x"), false).unwrap();
+    let stayed = a.start_send(to_remote, &mut text(b"y"), false).unwrap();
+    mirror.set_taking(1);
+    let successor = OwnSide::heap();
+    successor.end(side::END_REFUSED, 0);
+    node.hands.pulled.push_back(moved(&successor));
+    a.pull_now(&mut node.hands).unwrap();
+    assert_eq!(a.poll_sent_end(left), Some(Err(SendError::DeliveryUnknown)));
+    assert_eq!(a.poll_sent_end(stayed), Some(Err(SendError::DeadDestination)));
+}
+
+#[test]
+fn a_death_that_was_told_is_remembered_when_the_proxy_is_replaced_and_its_successor_refused() {
+    let mut node = Node::new();
+    let (mut a, to_remote, _, mirror) = proxied(&mut node);
+    let sent = a.start_send(to_remote, &mut text(b"x"), false).unwrap();
+    mirror.set_taking(1);
+    mirror.end(side::END_DEAD, 0);
+    let successor = OwnSide::heap();
+    successor.end(side::END_REFUSED, 0);
+    node.hands.pulled.push_back(moved(&successor));
+    a.pull_now(&mut node.hands).unwrap();
+    assert_eq!(a.poll_sent_end(sent), Some(Err(SendError::DeadDestination)), "its counter was final");
+}
+
+#[test]
 fn an_extent_behind_a_proxy_is_home_when_the_far_end_has_consumed_it() {
     let mut node = Node::new();
     let (mut a, to_remote, _, mirror) = proxied(&mut node);
