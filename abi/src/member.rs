@@ -8,7 +8,7 @@ use crate::name::Name;
 use crate::privilege::{Allowed, Kinds, Level};
 
 /// Changes with every change of a layout or a message here.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Words of a datagram.
 pub const WORDS: usize = 16;
 /// A datagram.

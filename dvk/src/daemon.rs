@@ -26,9 +26,6 @@ const ANSWER_WAIT: Duration = Duration::from_millis(INTRODUCTION_WAIT_MS);
 /// Connections that may break before one is welcomed.
 const HELLO_TRIES: u32 = 5;
 
-const SEGMENT_TRIES: u32 = 500;
-const SEGMENT_PAUSE: Duration = Duration::from_micros(200);
-
 /// A connection that has been welcomed.
 pub struct Daemon {
     socket: Numbered,
@@ -360,6 +357,15 @@ impl Daemon {
         self.done(Request::Unbind)
     }
 
+    fn map(&mut self, memory: u32, segment: u32, access: Access) -> Result<Arc<Mapping>, Unavailable> {
+        let (Reply::Segment { len_bytes, .. }, fds) = self.ask(Request::MapSegment { memory, segment })?
+        else {
+            return Err(Unavailable::Broken);
+        };
+        let fd = fds.first().ok_or(Unavailable::Broken)?;
+        Mapping::shared(fd.as_fd(), 0, len_bytes as usize, access).map_err(no_memory)
+    }
+
     fn ask(&mut self, request: Request) -> Result<(Reply, Vec<OwnedFd>), Unavailable> {
         self.socket.ask(request)
     }
@@ -406,30 +412,11 @@ impl Host for Daemon {
         segment: u32,
         writable: bool,
     ) -> Result<Arc<Mapping>, Unavailable> {
-        let (Reply::Segment { len_bytes, .. }, fds) = self.ask(Request::MapSegment { memory, segment })?
-        else {
-            return Err(Unavailable::Broken);
-        };
-        let fd = fds.first().ok_or(Unavailable::Broken)?;
-        let access = if writable { Access::ReadWrite } else { Access::ReadOnly };
-        Mapping::shared(fd.as_fd(), 0, len_bytes as usize, access).map_err(no_memory)
+        self.map(memory, segment, if writable { Access::ReadWrite } else { Access::ReadOnly })
     }
 
     fn map_segment(&mut self, memory: u32, segment: u32) -> Result<Arc<Mapping>, Unavailable> {
-        let mut tries = 0;
-        let (reply, fds) = loop {
-            match self.ask(Request::MapSegment { memory, segment }) {
-                // The daemon has not heard yet that the segment is in use: it will in a moment.
-                Err(Unavailable::Refused(Refusal::NotReady)) if tries < SEGMENT_TRIES => {
-                    tries += 1;
-                    std::thread::sleep(SEGMENT_PAUSE);
-                }
-                answer => break answer?,
-            }
-        };
-        let Reply::Segment { len_bytes, .. } = reply else { return Err(Unavailable::Broken) };
-        let fd = fds.first().ok_or(Unavailable::Broken)?;
-        Mapping::shared(fd.as_fd(), 0, len_bytes as usize, Access::ReadOnly).map_err(no_memory)
+        self.map(memory, segment, Access::ReadOnly)
     }
 
     fn recycled(&mut self, peer: Endpoint) {
