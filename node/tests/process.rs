@@ -6,6 +6,7 @@
 //! `Cluster`, `Program`.
 
 mod process {
+    mod attack;
     mod cluster;
     mod dcs;
     mod deaths;

@@ -32,7 +32,8 @@ impl Binding {
             Ok(index) => index,
             Err(NoPeer::Dead) => return Err(SendError::DeadDestination),
             Err(NoPeer::NotPermitted) => return Err(SendError::NotPermitted),
-            Err(NoPeer::WouldBlock) => return Err(SendError::WouldBlock),
+            Err(NoPeer::NotInTime) if timeout == Timeout::Zero => return Err(SendError::WouldBlock),
+            Err(NoPeer::NotInTime) => return Err(SendError::TimedOut),
             Err(NoPeer::Unavailable(why)) => return Err(SendError::Unavailable(why)),
         };
         self.stage(index, &mut message).map_err(SendError::Unavailable)?;
@@ -88,7 +89,7 @@ impl Binding {
             }
             Err(NoPeer::Dead) => Err(PostError::DeadDestination),
             Err(NoPeer::NotPermitted) => Err(PostError::NotPermitted),
-            Err(NoPeer::WouldBlock) => Err(PostError::Full(message)),
+            Err(NoPeer::NotInTime) => Err(PostError::Full(message)),
             Err(NoPeer::Unavailable(why)) => Err(PostError::Unavailable(why)),
         }
     }
@@ -100,7 +101,7 @@ impl Binding {
             Ok(index) => index,
             Err(NoPeer::Dead) => return Err(WaitError::DeadDestination),
             Err(NoPeer::NotPermitted) => return Err(WaitError::NotPermitted),
-            Err(NoPeer::WouldBlock) => return Err(WaitError::TimedOut),
+            Err(NoPeer::NotInTime) => return Err(WaitError::TimedOut),
             Err(NoPeer::Unavailable(why)) => return Err(WaitError::Unavailable(why)),
         };
         self.wait_for_room(index, deadline)
@@ -230,7 +231,8 @@ impl Binding {
             Ok(index) => index,
             Err(NoPeer::Dead) => return Err(SendrecError::DeadDestination),
             Err(NoPeer::NotPermitted) => return Err(SendrecError::NotPermitted),
-            Err(NoPeer::WouldBlock) => return Err(SendrecError::WouldBlock),
+            Err(NoPeer::NotInTime) if timeout == Timeout::Zero => return Err(SendrecError::WouldBlock),
+            Err(NoPeer::NotInTime) => return Err(SendrecError::TimedOut),
             Err(NoPeer::Unavailable(why)) => return Err(SendrecError::Unavailable(why)),
         };
         self.stage(index, &mut message).map_err(SendrecError::Unavailable)?;
@@ -293,7 +295,7 @@ impl Binding {
         }
         let index = match to.map(|to| self.peer_for(to, true, deadline, timeout)) {
             Ok(Ok(index)) => index,
-            Ok(Err(NoPeer::WouldBlock)) => return Err(self.give_up(call, timeout)),
+            Ok(Err(NoPeer::NotInTime)) => return Err(self.give_up(call, timeout)),
             refused => {
                 self.give_up(call, timeout);
                 return Err(match refused {
@@ -353,7 +355,7 @@ impl Binding {
             Ok(index) => index,
             Err(NoPeer::Dead) => return Err(RelayError::DeadDestination),
             Err(NoPeer::NotPermitted) => return Err(RelayError::NotPermitted),
-            Err(NoPeer::WouldBlock) => return Err(RelayError::Unavailable(Unavailable::Slow)),
+            Err(NoPeer::NotInTime) => return Err(RelayError::Unavailable(Unavailable::Slow)),
             Err(NoPeer::Unavailable(why)) => return Err(RelayError::Unavailable(why)),
         };
         let mut message = request.to_message();
@@ -392,7 +394,7 @@ impl Binding {
             }
             Err(NoPeer::Dead) => Err(NotifyError::DeadDestination),
             Err(NoPeer::NotPermitted) => Err(NotifyError::NotPermitted),
-            Err(NoPeer::WouldBlock) => Err(NotifyError::Unavailable(Unavailable::Slow)),
+            Err(NoPeer::NotInTime) => Err(NotifyError::Unavailable(Unavailable::Slow)),
             Err(NoPeer::Unavailable(why)) => Err(NotifyError::Unavailable(why)),
         }
     }

@@ -132,7 +132,8 @@ impl Binding {
             Ok(peer) => peer,
             Err(NoPeer::Dead) => return Err(CopyError::DeadSource),
             Err(NoPeer::NotPermitted) => return Err(CopyError::NotPermitted),
-            Err(NoPeer::WouldBlock) => return Err(CopyError::WouldBlock),
+            Err(NoPeer::NotInTime) if timeout == Timeout::Zero => return Err(CopyError::WouldBlock),
+            Err(NoPeer::NotInTime) => return Err(CopyError::TimedOut),
             Err(NoPeer::Unavailable(why)) => return Err(CopyError::Unavailable(why)),
         };
         if !self.core.may_copy(peer) {

@@ -405,7 +405,7 @@ impl Binding {
             }
             let now = Instant::now();
             if timeout == Timeout::Zero || deadline.is_some_and(|d| now >= d) {
-                return Err(NoPeer::WouldBlock);
+                return Err(NoPeer::NotInTime);
             }
             if now >= bound {
                 return Err(NoPeer::Unavailable(Unavailable::Slow));
@@ -424,7 +424,8 @@ impl Binding {
 /// Why there is no pair.
 enum NoPeer {
     Dead,
-    WouldBlock,
+    /// The time of the call was over before the other side was ready. Nothing is published.
+    NotInTime,
     NotPermitted,
     Unavailable(Unavailable),
 }

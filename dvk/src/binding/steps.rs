@@ -66,7 +66,7 @@ impl Binding {
     pub fn meet(&mut self, to: Endpoint) -> Result<bool, NotifyError> {
         match self.peer_at_once(to) {
             Ok(_) => Ok(true),
-            Err(NoPeer::WouldBlock) => Ok(false),
+            Err(NoPeer::NotInTime) => Ok(false),
             Err(NoPeer::Dead) => Err(NotifyError::DeadDestination),
             Err(NoPeer::NotPermitted) => Err(NotifyError::NotPermitted),
             Err(NoPeer::Unavailable(why)) => Err(NotifyError::Unavailable(why)),
@@ -82,7 +82,7 @@ impl Binding {
             Ok(index) => index,
             Err(NoPeer::Dead) => return Err(SendError::DeadDestination),
             Err(NoPeer::NotPermitted) => return Err(SendError::NotPermitted),
-            Err(NoPeer::WouldBlock) => return Err(SendError::WouldBlock),
+            Err(NoPeer::NotInTime) => return Err(SendError::WouldBlock),
             Err(NoPeer::Unavailable(why)) => return Err(SendError::Unavailable(why)),
         };
         self.stage(index, message).map_err(SendError::Unavailable)?;
@@ -137,7 +137,7 @@ impl Binding {
             Ok(index) => index,
             Err(NoPeer::Dead) => return Err(SendrecError::DeadDestination),
             Err(NoPeer::NotPermitted) => return Err(SendrecError::NotPermitted),
-            Err(NoPeer::WouldBlock) => return Err(SendrecError::WouldBlock),
+            Err(NoPeer::NotInTime) => return Err(SendrecError::WouldBlock),
             Err(NoPeer::Unavailable(why)) => return Err(SendrecError::Unavailable(why)),
         };
         self.stage(index, message).map_err(SendrecError::Unavailable)?;
@@ -209,14 +209,14 @@ impl Binding {
         }
         let index = match self.peer_for(to, true, deadline_of(Timeout::Zero), Timeout::Zero) {
             Ok(index) => index,
-            Err(NoPeer::WouldBlock) => return None,
+            Err(NoPeer::NotInTime) => return None,
             Err(refused) => {
                 self.give_up(calling.call, Timeout::After(Duration::ZERO));
                 return Some(Err(match refused {
                     NoPeer::Unavailable(why) => SendrecError::Unavailable(why),
                     // The server that passed it on had taken it.
                     NoPeer::NotPermitted => SendrecError::NotPermitted,
-                    NoPeer::Dead | NoPeer::WouldBlock => SendrecError::DeadSource,
+                    NoPeer::Dead | NoPeer::NotInTime => SendrecError::DeadSource,
                 }));
             }
         };

@@ -1,9 +1,9 @@
 //! Rows: what a time-out means: withdrawn, taken, or unknown.
 
-use dvk::{From, Message, ReceiveError, ReplyError, SendError, SendrecError, Timeout};
+use dvk::{Binding, From, Message, PostError, ReceiveError, ReplyError, SendError, SendrecError, Timeout};
 
 use super::rows;
-use crate::support::{LONG, Place, SHORT, World};
+use crate::support::{Apart, LONG, Place, SHORT, World};
 
 rows!(
     nothing_to_receive_is_would_block_or_timed_out,
@@ -13,6 +13,27 @@ rows!(
 );
 
 const AFTER: Timeout = Timeout::After(LONG);
+
+/// More pairs than an endpoint that makes no call has room for.
+const PAIRS_TOO_MANY: usize = 40;
+
+#[test]
+fn time_that_is_over_before_there_is_a_pair_is_said_as_any_other() {
+    let world = World::new(Apart::OneNode);
+    let server = world.bind(Place::Here, 0);
+    let mut clients: Vec<_> = (1..=PAIRS_TOO_MANY as u16).map(|n| world.bind(Place::Here, n)).collect();
+    let full = clients.iter_mut().find_map(|client| {
+        let posted = client.post(server.whoami(), Message::new(1));
+        matches!(posted, Err(PostError::Full(_) | PostError::Unavailable(_))).then_some(client)
+    });
+    let client = full.expect("an end to the sides of who makes no call");
+    let (to, short) = (server.whoami(), Timeout::After(SHORT));
+    assert_eq!(client.send(to, Message::new(2), Timeout::Zero), Err(SendError::WouldBlock));
+    assert_eq!(client.send(to, Message::new(2), short), Err(SendError::TimedOut));
+    let called = |client: &mut Binding, timeout| client.sendrec(to, Message::new(3), timeout).map(|_| ());
+    assert_eq!(called(client, Timeout::Zero), Err(SendrecError::WouldBlock));
+    assert_eq!(called(client, short), Err(SendrecError::TimedOut));
+}
 
 fn nothing_to_receive_is_would_block_or_timed_out(world: World) {
     let mut me = world.bind(Place::Here, 0);

@@ -29,8 +29,12 @@ pub struct Program {
 
 /// The words that begin this executable anew as a program.
 pub fn entry() -> Vec<std::ffi::OsString> {
-    let own = std::env::current_exe().expect("where this program is");
-    let mut words = vec![own.into_os_string()];
+    entry_of(&std::env::current_exe().expect("where this program is"))
+}
+
+/// The same of a copy of it.
+pub fn entry_of(executable: &Path) -> Vec<std::ffi::OsString> {
+    let mut words = vec![executable.as_os_str().to_owned()];
     words.extend(["--exact", ENTRY, "--nocapture", "--test-threads=1"].map(Into::into));
     words
 }

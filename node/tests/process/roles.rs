@@ -14,7 +14,10 @@ use shm::os::fdpass::wait_ready;
 use super::cluster::DC;
 use super::system::LONG;
 
+pub mod acts;
+pub mod attacker;
 pub mod crowd;
+pub mod friend;
 pub mod rebind;
 pub mod stream;
 pub mod whisper;
@@ -81,6 +84,14 @@ pub fn play() {
     };
     let words: Vec<&str> = line.split(' ').collect();
     let orders = Orders::listen();
+    let list = |at: usize| -> Vec<Slot> {
+        words[at].split(',').map(|slot| Slot(slot.parse().expect("a slot"))).collect()
+    };
+    if words[0] == "attack" {
+        let number = |at: usize| words[at].parse::<u64>().expect("a number");
+        attacker::live(&orders, Slot(number(1) as u16), number(2), number(3), &list(4));
+        std::process::exit(0);
+    }
     let me = bind(private);
     report(format_args!("bound {}", me.whoami()));
     let life = Life { me, orders };
@@ -103,6 +114,7 @@ pub fn play() {
         "stream-out" => stream::send(life, slot(1), number(2), number(3)),
         "stream-in" => stream::receive(life, number(1), number(2)),
         "press" => crowd::press(life, slot(1), Duration::from_millis(number(2)), number(3) as usize),
+        "friend" => friend::live(life, number(1), &list(2), list(3)),
         "crowd" => crowd::live(life, number(1)),
         "rebind" => rebind::live(life, slot(1)),
         "tell" => whisper::tell(life),
