@@ -269,6 +269,10 @@ impl World {
             Event::Fault(fault) => self.go_wrong(fault),
             Event::Heal if self.calms < CALMS_MAX && (self.missing().is_some() || self.done < EVENTS_MIN) => {
                 self.calms += 1;
+                // Wires on which a session never lasts may be why.
+                if self.calms == CALMS_MAX / 2 {
+                    self.mend_wires();
+                }
                 self.at(CALM, Event::Heal);
             }
             Event::Heal => {

@@ -11,7 +11,7 @@ use abi::limits::{COPY_BYTES_MAX, COPY_CANCEL_WAIT_MS, COPY_STEP_BYTES};
 use abi::{Endpoint, NodeId};
 
 use super::{Binding, NoPeer};
-use crate::core::{Here, Known, PeerIndex};
+use crate::core::{Here, PeerIndex};
 use crate::error::CopyError;
 use crate::granted::GrantSegment;
 use crate::timeout::Timeout;
@@ -125,7 +125,7 @@ impl Binding {
         if !fits || owner == self.whoami() {
             return Err(CopyError::NoGrant);
         }
-        if self.core.known(owner) != Known::Alive {
+        if self.core.is_over(owner) {
             return Err(CopyError::DeadSource);
         }
         let peer = match self.peer(owner, deadline, timeout) {

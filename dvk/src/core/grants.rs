@@ -63,7 +63,7 @@ impl Core {
 
     /// Why a grant cannot be had: its owner has ended, or does not grant it.
     pub fn no_grant(&self, owner: Endpoint) -> CopyError {
-        if self.known(owner) == Known::Alive { CopyError::NoGrant } else { CopyError::DeadSource }
+        if self.is_over(owner) { CopyError::DeadSource } else { CopyError::NoGrant }
     }
 
     fn map_of(&mut self, key: (u32, u32), writable: bool, host: &mut dyn Host) -> Option<Arc<Mapping>> {

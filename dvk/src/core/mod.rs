@@ -245,6 +245,13 @@ impl Core {
             && self.entry(endpoint.slot).generation < endpoint.generation
     }
 
+    /// Whether an endpoint has ended: one that this node has not heard of yet has not. Of one on another node the proxy
+    /// may bring a pair before the directory brings its name.
+    #[inline]
+    pub fn is_over(&self, endpoint: Endpoint) -> bool {
+        self.known(endpoint) != Known::Alive && !self.is_unheard_of(endpoint)
+    }
+
     /// The pair with an endpoint, if there is one.
     #[inline]
     pub fn find(&mut self, endpoint: Endpoint) -> Option<PeerIndex> {

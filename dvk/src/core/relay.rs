@@ -345,11 +345,6 @@ impl Core {
         !self.is_over(passed.client) && peer.is_none_or(|peer| peer.side.gave_up() < passed.call)
     }
 
-    /// Whether an endpoint has ended: one that this node has not heard of yet has not.
-    fn is_over(&self, endpoint: Endpoint) -> bool {
-        self.known(endpoint) != Known::Alive && !self.is_unheard_of(endpoint)
-    }
-
     fn index_of(&self, endpoint: Endpoint) -> Option<PeerIndex> {
         let of_slot = self.by_slot.get(&endpoint.slot.0)?;
         of_slot.iter().copied().find(|&index| self.peer(index).is_some_and(|peer| peer.endpoint == endpoint))

@@ -81,7 +81,7 @@ impl Core {
     ) -> Result<Sent, NotPublished> {
         let Some(peer) = self.peer(index) else { return Err(NotPublished::Dead) };
         let endpoint = peer.endpoint;
-        if peer.end.is_some() || self.known(endpoint) != super::Known::Alive {
+        if peer.end.is_some() || self.is_over(endpoint) {
             self.look_at_end(index);
             return Err(NotPublished::Dead);
         }
@@ -236,7 +236,7 @@ impl Core {
     /// The peer, if it lives and we may raise that at it.
     fn raises_at(&self, index: PeerIndex, kind: Kinds) -> Result<&Peer, NotifyError> {
         let peer = self.peer(index).ok_or(NotifyError::DeadDestination)?;
-        if peer.end.is_some() || self.known(peer.endpoint) != super::Known::Alive {
+        if peer.end.is_some() || self.is_over(peer.endpoint) {
             return Err(NotifyError::DeadDestination);
         }
         if peer.allowed.to_peer.has(kind) { Ok(peer) } else { Err(NotifyError::NotPermitted) }

@@ -199,6 +199,12 @@ impl World {
     /// The end of all trouble.
     pub(super) fn heal(&mut self) {
         self.healing = true;
+        self.mend_wires();
+        self.trace.note(self.now, NodeId(1), format_args!("HEALED"));
+    }
+
+    /// No more losses and no cuts.
+    pub(super) fn mend_wires(&mut self) {
         let ids: Vec<NodeId> = self.homes.iter().map(|h| h.site.id).collect();
         let mut net = lock(&self.net);
         net.temper.lose_one_in = 0;
@@ -206,7 +212,5 @@ impl World {
             ids.iter().filter(|other| *other > one).for_each(|other| net.heal(*one, *other));
             ids.iter().filter(|other| *other != one).for_each(|other| net.heal_way(*one, *other));
         }
-        drop(net);
-        self.trace.note(self.now, NodeId(1), format_args!("HEALED"));
     }
 }

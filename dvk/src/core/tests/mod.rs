@@ -507,6 +507,22 @@ fn what_a_proxy_may_have_sent_is_unknown_when_its_node_dies() {
 }
 
 #[test]
+fn a_peer_whose_pair_came_before_its_name_is_spoken_to() {
+    for former in [None, Some(Endpoint { generation: Generation(6), ..at(9) })] {
+        let mut node = Node::new();
+        let (mut a, to_remote, _, _) = proxied(&mut node);
+        match former {
+            Some(former) => node.set(former, State::Dead),
+            None => node.table.store(table::of_slot(Slot(9)), 0, Ordering::Release),
+        }
+        a.post(to_remote, text(b"early")).expect("it lives, though the table does not know it");
+        a.notify(to_remote, 1).expect("it lives");
+        node.set(at(9), State::Dead);
+        assert!(a.post(to_remote, text(b"late")).is_err());
+    }
+}
+
+#[test]
 fn what_a_replaced_proxy_may_have_sent_is_unknown_when_the_far_node_knows_nothing_of_the_endpoint() {
     let mut node = Node::new();
     let (mut a, to_remote, _, mirror) = proxied(&mut node);
