@@ -11,6 +11,10 @@ const KILL_ROUNDS: &str = "200";
 const KILL_ROUNDS_FULL: &str = "1000";
 const KILL_ROUNDS_UNIT: &str = "20";
 
+/// Rounds of the stage `hostile`; where tests of `node` run besides, they only show that they work.
+const ATTACK_ROUNDS: &str = "1000";
+const ATTACK_ROUNDS_FULL: &str = "10000";
+
 pub fn build(job: &mut Job) -> Result<()> {
     let command = job.cargo(&["build", "--release", "--bin", "dvs"]);
     job.run_as_stage(command)
@@ -52,8 +56,18 @@ pub fn process(job: &mut Job) -> Result<()> {
     let dvs = job.dvs_executable()?;
     let mut command =
         job.cargo(&["test", "--release", "-p", "node", "--test", "process", "--", "--show-output"]);
-    command.env("DVS_BIN", dvs);
+    command.args(["--skip", "attack"]).env("DVS_BIN", dvs);
     run_tests(job, "process", command)
+}
+
+/// Attackers beside others, whom they must not harm: by members of another user and of the same, and by a node.
+pub fn hostile(job: &mut Job) -> Result<()> {
+    let dvs = job.dvs_executable()?;
+    let rounds = if job.is_full { ATTACK_ROUNDS_FULL } else { ATTACK_ROUNDS };
+    let mut command = job.cargo(&["test", "--release", "-p", "node", "--test", "process", "attack", "--"]);
+    command.args(["--show-output", "--test-threads=1"]).env("DVS_BIN", dvs).env("ATTACK_ROUNDS", rounds);
+    job.remark(&format!("ATTACK_ROUNDS={rounds}"));
+    run_tests(job, "hostile", command)
 }
 
 pub fn bench(job: &mut Job) -> Result<()> {

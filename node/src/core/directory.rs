@@ -204,8 +204,7 @@ impl Core {
             return self.spec_said(now, node, spec, out);
         }
         let Some(chunk) = Chunk::from_bytes(tail) else {
-            return out
-                .push(Effect::Note(Note::ProxyWrong { proxy, what: "brought a directory that is none" }));
+            return out.push(Effect::Note(Note::DirectoryNone { node }));
         };
         let Some(there) = self.nodes.get_mut(&node) else { return };
         there.directory_version = chunk.version;

@@ -314,6 +314,10 @@ pub enum Note {
         node: NodeId,
     },
     /// Entries of another node's directory that were refused.
+    /// Bytes of another node's daemon that make no sense.
+    DirectoryNone {
+        node: NodeId,
+    },
     DirectoryRefused {
         node: NodeId,
         entries: u64,
@@ -354,6 +358,7 @@ impl fmt::Display for Note {
                 "node {node} describes a DC that cannot be, or with nodes that are not in the cluster file here: \
                  compare the files"
             ),
+            Note::DirectoryNone { node } => write!(f, "what node {node} sent as its directory is none"),
             Note::DirectoryRefused { node, entries } => {
                 write!(f, "{entries} directory entries of node {node} refused: not its slots")
             }

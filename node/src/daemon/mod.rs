@@ -297,7 +297,7 @@ fn log(note: Note) {
             tracing::warn!(proxy, "{note}");
         }
         Note::Link { node, .. } => tracing::info!(node = node.0, "{note}"),
-        Note::NodeDead { node, .. } | Note::DirectoryRefused { node, .. } => {
+        Note::NodeDead { node, .. } | Note::DirectoryNone { node } | Note::DirectoryRefused { node, .. } => {
             tracing::warn!(node = node.0, "{note}");
         }
         Note::Fenced { by, .. } => tracing::error!(node = by.0, "{note}"),

@@ -1,32 +1,36 @@
-//! Attackers bound in the DC, that keep no rule of memory or protocol, among others who talk to them and to each other.
+//! Attackers that keep no rule of memory, protocol or wire, among others who talk to them and to each other: processes bound
+//! in the DC, and a node that knows the cluster's key.
 //!
-//! Nobody panics, hangs or takes one for another; nothing between those others is lost. `ATTACK_ROUNDS` says how often each of
-//! two attackers binds anew; the seed is printed, and `ATTACK_SEED` takes one. Neighbours: `roles::attacker`, `roles::friend`.
+//! Nobody panics, hangs or takes one for another; nothing between those others is lost. `ATTACK_ROUNDS` says how often an
+//! attacker begins anew; the seed is printed, and `ATTACK_SEED` takes one. Neighbours: `roles::attacker` and `roles::foreign`
+//! (what they do), `roles::friend` (whom they do it to).
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use abi::Slot;
+
 use super::cluster::{Cluster, Plan};
-use super::ground::{Company, Ground};
+use super::ground::{Company, Ground, addresses};
 use super::program::{Program, entry_of};
-use super::roles::acts::ACTS;
-use super::roles::{OTHER_DC, SOCKET};
-use super::system::LONG;
+use super::roles::{OTHER_DC, SOCKET, acts, wire_acts};
+use super::system::{LONG, eventually};
 
 /// `nobody`, who may bind in the DC.
 const STRANGER: u32 = 65534;
 const ROUNDS_BRIEF: u64 = 60;
-/// From so many rounds of both attackers on, each act and each refusal below must have come up.
+/// From so many rounds on, each act and each refusal below must have come up.
 const ROUNDS_THOROUGH: u64 = 1000;
 /// A round takes some milliseconds; on a machine that does much else, more.
-const ROUND_MAX: Duration = Duration::from_millis(300);
+const ROUND_MAX: Duration = Duration::from_millis(400);
 
-/// What must have been said to somebody, beside the names of the acts.
-const REFUSALS: &[&str] = &[
+/// What must have been said to somebody, when members attack.
+const REFUSALS_OF_MEMBERS: &[&str] = &[
     "more consumed than was published",
     "slot of another sequence",
     "slot of another source",
@@ -64,11 +68,35 @@ const REFUSALS: &[&str] = &[
     "nonsense: NoSuchEndpoint",
 ];
 
+/// The same when a node attacks.
+const REFUSALS_OF_NODES: &[&str] = &[
+    "unknown record",
+    "record body of a wrong length",
+    "a record of another node's endpoint",
+    "a slot out of its sequence",
+    "a slot of another source",
+    "a reply on a lane",
+    "a slot beyond the lane",
+    "a reply that is none",
+    "a reply of another source",
+    "an extent that never came",
+    "extent longer than the largest loan",
+    "an announcement that announces nothing",
+    "a copy that is none",
+    "a copy of what nobody granted",
+    "a copy in no state",
+    "a directory text out of order",
+    "unknown message kind",
+    "unknown message flags",
+    "a directory that is none",
+    "directory entries that are not its own",
+    "bytes changed: some",
+    "link: lost",
+];
+
 #[test]
 fn attackers_of_the_same_user_harm_nobody_else() {
-    let rounds = rounds();
-    let Some(ground) = Ground::take(Company::Alone) else { return };
-    attack(ground, None, rounds / 4);
+    members(None, rounds() / 4);
 }
 
 #[test]
@@ -77,9 +105,49 @@ fn attackers_of_another_user_harm_nobody_else() {
         println!("not run: attack by another user: only root starts programs of other users");
         return;
     }
-    let rounds = rounds();
+    members(Some(STRANGER), rounds());
+}
+
+#[test]
+fn a_node_that_keeps_no_rule_harms_nobody_else() {
+    let seed = seed();
+    let rounds = rounds().max(4);
     let Some(ground) = Ground::take(Company::Alone) else { return };
-    attack(ground, Some(STRANGER), rounds);
+    let text = Plan::nodes(3).dead_after_ms(3_000).text(&addresses(3));
+    // Two files, so that each node is started and stopped by itself: nobody starts the third.
+    let files = ["one.toml", "two.toml"].map(|name| ground.write(name, &text));
+    let cluster = Cluster::up_each(ground, files.to_vec());
+    let foes = [cluster.slot(3, 8), cluster.slot(3, 9)];
+    let scene = Scene::of(cluster, &foes, seed);
+    let role =
+        format!("foreign {} {seed} {rounds} {} {}", files[0].display(), list(&foes), list(&scene.slots));
+    let own = std::env::current_exe().expect("where this program is");
+    let mut foreign = scene.attacker(&own, None, &role);
+    foreign.hears("attacks", LONG);
+    let counts = scene.attacked(vec![foreign], rounds);
+    judge(&counts, rounds, wire_acts::ACTS.iter().map(|(name, _)| *name), REFUSALS_OF_NODES);
+}
+
+fn members(uid: Option<u32>, rounds: u64) {
+    let seed = seed();
+    let rounds = rounds.max(4);
+    let Some(ground) = Ground::take(Company::Alone) else { return };
+    let program = open_copy(&ground);
+    let cluster = Cluster::up_on(ground, Plan::nodes(2).rules("uids = [65534]\n"));
+    cluster.proxies_up();
+    let foes = [cluster.slot(1, 8), cluster.slot(1, 9)];
+    let scene = Scene::of(cluster, &foes, seed);
+    let mut attackers = Vec::new();
+    for (n, foe) in foes.iter().enumerate() {
+        let seed = seed.rotate_left(7 + n as u32);
+        let role = format!("attack {} {seed} {rounds} {}", foe.0, list(&scene.slots));
+        let attacker = scene.attacker(&program, uid, &role);
+        let as_uid: u32 = attacker.says("attacks as uid", LONG).parse().expect("a number");
+        assert_eq!(as_uid, uid.unwrap_or_else(|| rustix::process::getuid().as_raw()));
+        attackers.push(attacker);
+    }
+    let counts = scene.attacked(attackers, rounds);
+    judge(&counts, 2 * rounds, acts::ACTS.iter().map(|(name, _)| *name), REFUSALS_OF_MEMBERS);
 }
 
 fn rounds() -> u64 {
@@ -95,7 +163,7 @@ fn seed() -> u64 {
 }
 
 /// A copy of this executable that anybody may start.
-fn open_copy(ground: &Ground) -> std::path::PathBuf {
+fn open_copy(ground: &Ground) -> PathBuf {
     let own = std::env::current_exe().expect("where this program is");
     let copy = ground.folder().join("attacker");
     std::fs::copy(own, &copy).expect("room for a copy");
@@ -105,96 +173,119 @@ fn open_copy(ground: &Ground) -> std::path::PathBuf {
     copy
 }
 
-fn attack(ground: Ground, uid: Option<u32>, rounds: u64) {
-    let seed = seed();
-    let rounds = rounds.max(4);
-    let program = open_copy(&ground);
-    let plan = Plan::nodes(2).rules("uids = [65534]\n");
-    let cluster = Cluster::up_on(ground, plan);
-    cluster.proxies_up();
-    let before = (cluster.ground.processes(), cluster.proxies_up());
-    let places = [(1, 0), (1, 1), (2, 0)];
-    let foes = [cluster.slot(1, 8), cluster.slot(1, 9)];
-    let text = |slots: &[abi::Slot]| slots.iter().map(|s| s.0.to_string()).collect::<Vec<_>>().join(",");
-    let slots: Vec<_> = places.iter().map(|(node, number)| cluster.slot(*node, *number)).collect();
-    let mut friends = Vec::new();
-    for (n, (node, number)) in places.into_iter().enumerate() {
-        let others: Vec<_> = slots.iter().copied().filter(|slot| *slot != slots[n]).collect();
-        let role = format!("friend {} {} {}", seed ^ n as u64, text(&others), text(&foes));
-        friends.push(cluster.start(node, number, &role));
-    }
-    for friend in &friends {
-        friend.endpoint();
-    }
-    // Strangers to it all, who wait for each answer as long as it takes.
-    let echo = cluster.start(2, 1, "echo");
-    let mut asker = cluster.start(1, 2, &format!("ask {}", cluster.slot(2, 1).0));
-    (echo.endpoint(), asker.endpoint());
+fn list(slots: &[Slot]) -> String {
+    slots.iter().map(|slot| slot.0.to_string()).collect::<Vec<_>>().join(",")
+}
 
-    let mut attackers: Vec<Program> = Vec::new();
-    for (n, foe) in foes.iter().enumerate() {
-        let words = entry_of(&program);
+/// Two nodes, friends who talk to each other and to the attackers, and two who only talk to each other.
+struct Scene {
+    cluster: Cluster,
+    before: (Vec<u32>, Vec<u32>),
+    slots: Vec<Slot>,
+    friends: Vec<Program>,
+    asker: Program,
+    echo: Program,
+}
+
+impl Scene {
+    fn of(cluster: Cluster, foes: &[Slot], seed: u64) -> Scene {
+        let before = (cluster.ground.processes(), proxies(&cluster));
+        let places = [(1, 0), (1, 1), (2, 0)];
+        let slots: Vec<_> = places.iter().map(|(node, number)| cluster.slot(*node, *number)).collect();
+        let mut friends = Vec::new();
+        for (n, (node, number)) in places.into_iter().enumerate() {
+            let others: Vec<_> = slots.iter().copied().filter(|slot| *slot != slots[n]).collect();
+            let role = format!("friend {} {} {}", seed ^ n as u64, list(&others), list(foes));
+            friends.push(cluster.start(node, number, &role));
+        }
+        for friend in &friends {
+            friend.endpoint();
+        }
+        // They wait for each answer as long as it takes.
+        let echo = cluster.start(2, 1, "echo");
+        let asker = cluster.start(1, 2, &format!("ask {}", cluster.slot(2, 1).0));
+        (echo.endpoint(), asker.endpoint());
+        Scene { cluster, before, slots, friends, asker, echo }
+    }
+
+    fn attacker(&self, program: &Path, uid: Option<u32>, role: &str) -> Program {
+        let words = entry_of(program);
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).env(SOCKET, cluster.member_socket(1)).env_remove(OTHER_DC).current_dir("/");
+        command.args(&words[1..]).env(SOCKET, self.cluster.member_socket(1)).env_remove(OTHER_DC);
+        command.current_dir("/");
         if let Some(uid) = uid {
             command.uid(uid).gid(uid);
         }
-        let role = format!("attack {} {} {rounds} {}", foe.0, seed.rotate_left(7 + n as u32), text(&slots));
-        attackers.push(Program::spawn(&cluster.ground, command, &role));
+        Program::spawn(&self.cluster.ground, command, role)
     }
-    let mut counts = BTreeMap::new();
-    for attacker in &mut attackers {
-        let as_uid: u32 = attacker.says("attacks as uid", LONG).parse().expect("a number");
-        assert_eq!(as_uid, uid.unwrap_or_else(|| rustix::process::getuid().as_raw()));
-        attacker.order("attack");
-    }
-    let begun = Instant::now();
-    for attacker in &mut attackers {
-        add(&mut counts, &attacker.says("tally", ROUND_MAX * rounds as u32 + LONG));
-    }
-    println!("{rounds} rounds each in {:.1} s", begun.elapsed().as_secs_f64());
-    for friend in &mut friends {
-        friend.order("stop");
-    }
-    for friend in &friends {
-        let got: u64 = friend.says("streams", LONG * 2).parse().expect("a number");
-        assert!(got >= rounds, "only {got} messages came from friends: they were not at work");
-        println!("{got} messages between friends");
-        add(&mut counts, &friend.says("outcomes", LONG));
-    }
-    asker.order("stop");
-    println!("{} calls of strangers", asker.says("asked", LONG));
-    drop((attackers, friends, asker, echo));
-    for node in 1..=2 {
-        refused_by_proxy(&cluster, node, &mut counts);
-    }
-    assert_eq!(
-        (cluster.ground.processes(), cluster.proxies_up()),
-        before,
-        "daemons and proxies are the same"
-    );
-    cluster.everybody_is_forgotten(LONG * 3);
-    let table = counts.iter().fold(String::new(), |mut table, (what, count)| {
-        writeln!(table, "{count:>9} {what}").expect("a string");
-        table
-    });
-    println!("{table}");
-    if 2 * rounds >= ROUNDS_THOROUGH {
-        let acts = ACTS.iter().map(|(name, _)| *name);
-        let is_there = |name: &str| counts.keys().any(|what| what.ends_with(name));
-        let missing: Vec<_> = acts.chain(REFUSALS.iter().copied()).filter(|name| !is_there(name)).collect();
-        assert!(missing.is_empty(), "never seen: {missing:?}");
+
+    /// Lets them attack, and says what was counted.
+    fn attacked(self, mut attackers: Vec<Program>, rounds: u64) -> BTreeMap<String, u64> {
+        let Scene { cluster, before, mut friends, mut asker, echo, .. } = self;
+        let mut counts = BTreeMap::new();
+        attackers.iter_mut().for_each(|attacker| attacker.order("attack"));
+        let begun = Instant::now();
+        for attacker in &attackers {
+            add(&mut counts, &attacker.says("tally", ROUND_MAX * rounds as u32 + LONG));
+        }
+        println!("{rounds} rounds each in {:.1} s", begun.elapsed().as_secs_f64());
+        friends.iter_mut().for_each(|friend| friend.order("stop"));
+        for friend in &friends {
+            let got: u64 = friend.says("streams", LONG * 2).parse().expect("a number");
+            assert!(got >= rounds, "only {got} messages came from friends: they were not at work");
+            println!("{got} messages between friends");
+            add(&mut counts, &friend.says("outcomes", LONG));
+        }
+        asker.order("stop");
+        println!("{} calls of strangers", asker.says("asked", LONG));
+        drop((attackers, friends, asker, echo));
+        for node in 1..=2 {
+            refused(&cluster, node, &mut counts);
+        }
+        assert_eq!(
+            (cluster.ground.processes(), proxies(&cluster)),
+            before,
+            "daemons and proxies are the same"
+        );
+        cluster.everybody_is_forgotten(LONG * 3);
+        counts
     }
 }
 
-/// What a proxy has said of pairs that it closed.
-fn refused_by_proxy(cluster: &Cluster, node: u16, counts: &mut BTreeMap<String, u64>) {
-    let log = cluster.ground.runtime_dir().join(format!("n{node}/proxy-1.log"));
-    let log = std::fs::read_to_string(log).expect("its log");
-    for line in log.lines() {
-        let Some((_, why)) = line.split_once("the peer broke the protocol: ") else { continue };
-        let why = why.split(" (").next().unwrap_or(why);
-        *counts.entry(format!("closed by the proxy of node {node}: {why}")).or_default() += 1;
+/// The proxies of both nodes, once they are at work.
+fn proxies(cluster: &Cluster) -> Vec<u32> {
+    let mut pids = Vec::new();
+    eventually("proxies are up", LONG, || {
+        pids = (1..=2).filter_map(|node| cluster.proxy(node)).collect();
+        pids.len() == 2
+    });
+    pids
+}
+
+/// What a node's daemon and proxy have said of what they refused.
+fn refused(cluster: &Cluster, node: u16, counts: &mut BTreeMap<String, u64>) {
+    let mut count = |who: &str, what: &str| {
+        *counts.entry(format!("{who} of node {node}: {what}")).or_default() += 1;
+    };
+    let log = |name: &str| {
+        let log = cluster.ground.runtime_dir().join(format!("n{node}/{name}"));
+        std::fs::read_to_string(log).expect("its log")
+    };
+    for line in log("proxy-1.log").lines() {
+        if let Some((_, why)) = line.split_once("the peer broke the protocol: ") {
+            count("refused by the proxy", why.split(" (").next().unwrap_or(why));
+        }
+    }
+    for line in log("daemon.log").lines() {
+        match line {
+            _ if line.contains("as its directory is none") => {
+                count("refused by the daemon", "a directory that is none");
+            }
+            _ if line.contains("refused: not its slots") => {
+                count("refused by the daemon", "directory entries that are not its own");
+            }
+            _ => {}
+        }
     }
 }
 
@@ -204,4 +295,24 @@ fn add(counts: &mut BTreeMap<String, u64>, text: &str) {
         let (what, count) = entry.rsplit_once('=').expect("a name and a count");
         *counts.entry(what.to_owned()).or_default() += count.parse::<u64>().expect("a count");
     }
+}
+
+/// Prints the table; none may be missing if there was time for all.
+fn judge<'a>(
+    counts: &BTreeMap<String, u64>,
+    rounds: u64,
+    acts: impl Iterator<Item = &'a str>,
+    refusals: &'a [&'a str],
+) {
+    let table = counts.iter().fold(String::new(), |mut table, (what, count)| {
+        writeln!(table, "{count:>9} {what}").expect("a string");
+        table
+    });
+    println!("{table}");
+    if rounds < ROUNDS_THOROUGH {
+        return;
+    }
+    let is_there = |name: &str| counts.keys().any(|what| what.ends_with(name));
+    let missing: Vec<_> = acts.chain(refusals.iter().copied()).filter(|name| !is_there(name)).collect();
+    assert!(missing.is_empty(), "never seen: {missing:?}");
 }

@@ -6,7 +6,7 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use abi::{Endpoint, Slot};
+use abi::{Endpoint, NodeId, Slot};
 use dvk::{BindOptions, Binding, Delivery, From, Message, SendrecError, Timeout, Wait, What};
 use rustix::event::PollFlags;
 use shm::os::fdpass::wait_ready;
@@ -17,10 +17,13 @@ use super::system::LONG;
 pub mod acts;
 pub mod attacker;
 pub mod crowd;
+pub mod dent;
+pub mod foreign;
 pub mod friend;
 pub mod rebind;
 pub mod stream;
 pub mod whisper;
+pub mod wire_acts;
 
 /// The test by which this executable begins as a program.
 pub const ENTRY: &str = "child_entry";
@@ -90,6 +93,15 @@ pub fn play() {
     if words[0] == "attack" {
         let number = |at: usize| words[at].parse::<u64>().expect("a number");
         attacker::live(&orders, Slot(number(1) as u16), number(2), number(3), &list(4));
+        std::process::exit(0);
+    }
+    if words[0] == "foreign" {
+        let number = |at: usize| words[at].parse::<u64>().expect("a number");
+        let (foes, victims) = (list(4), list(5));
+        let of = |slot: &Slot| (NodeId(1 + slot.0 / super::cluster::SLOTS_PER_NODE), *slot);
+        let victims = victims.iter().map(of).collect();
+        let stand = foreign::Stand { cluster: words[1].into(), node: NodeId(3), foes, victims };
+        foreign::live(&orders, stand, number(2), number(3));
         std::process::exit(0);
     }
     let me = bind(private);

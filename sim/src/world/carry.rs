@@ -214,7 +214,7 @@ impl World {
                     self.kill_program(at, true);
                 }
             }
-            Note::DirectoryRefused { .. } => {
+            Note::DirectoryNone { .. } | Note::DirectoryRefused { .. } => {
                 self.ledger.find("nonsense", Some(format!("node {id}: {note}")));
             }
             Note::DcChanged { .. }

@@ -34,6 +34,12 @@ impl Tally {
     pub fn count(&mut self, what: &str, how: &str) {
         *self.0.entry(format!("{what}: {how}")).or_default() += 1;
     }
+
+    /// `what: how=count;...`.
+    pub fn text(&self) -> String {
+        let entries: Vec<_> = self.0.iter().map(|(what, count)| format!("{what}={count}")).collect();
+        entries.join(";")
+    }
 }
 
 /// A pair as an attacker holds it: its own side, which it may write, and the other, which it may read.
@@ -67,8 +73,7 @@ pub fn live(orders: &Orders, slot: Slot, seed: u64, rounds: u64, victims: &[Slot
     for _ in 0..rounds {
         round(slot, victims, &mut chance, &mut tally);
     }
-    let text: Vec<_> = tally.0.iter().map(|(what, count)| format!("{what}={count}")).collect();
-    report(format_args!("tally {}", text.join(";")));
+    report(format_args!("tally {}", tally.text()));
     orders.next();
 }
 
