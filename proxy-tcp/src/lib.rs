@@ -20,6 +20,16 @@ mod session;
 mod tcp;
 mod window;
 
+/// What reads a peer's bytes, for the fuzzers alone: no part of what this crate offers.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::commons::Commons;
+    pub use crate::handshake::{Handshake, Own, Step};
+    pub use crate::inbox::{Ended, Inbox};
+    pub use crate::outbox::Outbox;
+}
+
 pub use config::{KeyError, TcpConfig, TcpError};
 pub use key::ClusterKey;
 pub use options::{OptionsError, ProxyOptions};

@@ -4,6 +4,7 @@
 mod book;
 mod cargo_tests;
 mod demo;
+mod fuzz;
 mod install;
 mod lint;
 mod sim;
@@ -71,6 +72,10 @@ const STAGES: &[Stage] = &[
     },
     Stage { full_factor: 10, ..stage("sim", 4, "seeded simulations of whole clusters", sim::run) },
     stage("mutants", 3, "faults built in on purpose: the simulator finds each", sim::mutants),
+    Stage {
+        full_factor: 4,
+        ..stage("fuzz", 6, "hostile bytes for everything that reads a claim", fuzz::run)
+    },
     stage("demo", 3, "the demonstration, as this user", demo::run),
     stage("unprivileged", 4, "demonstration and process tests as a user without rights", unprivileged::run),
     stage("netns", 2, "the demonstration across network namespaces", demo::netns),

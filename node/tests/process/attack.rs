@@ -204,7 +204,8 @@ impl Scene {
         // They wait for each answer as long as it takes.
         let echo = cluster.start(2, 1, "echo");
         let asker = cluster.start(1, 2, &format!("ask {}", cluster.slot(2, 1).0));
-        (echo.endpoint(), asker.endpoint());
+        echo.endpoint();
+        asker.endpoint();
         Scene { cluster, before, slots, friends, asker, echo }
     }
 

@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 use abi::grant::Grant;
-use abi::{Corrupt, Endpoint, Slot};
+use abi::{Endpoint, Slot};
 use dvk::{
     Access, Binding, CopyEnd, CopyError, Delivery, From, GrantSegment, Message, PostError, ReceiveError,
     SendError, SendrecError, Timeout, View, What,
@@ -76,10 +76,21 @@ fn check_word(source: Endpoint, to: Endpoint, number: u64) -> u64 {
 }
 
 /// The words that name how something ended.
-fn name(error: impl Debug, corrupt: Option<Corrupt>) -> String {
-    match corrupt {
-        Some(corrupt) => corrupt.what.to_owned(),
-        None => format!("{error:?}").split(['(', '{']).next().unwrap_or_default().trim().to_owned(),
+fn name(error: impl Debug) -> String {
+    format!("{error:?}").split(['(', '{']).next().unwrap_or_default().trim().to_owned()
+}
+
+fn of_send(why: &SendError) -> String {
+    match why {
+        SendError::Corrupt(corrupt) => corrupt.what.to_owned(),
+        why => name(why),
+    }
+}
+
+fn of_post(why: &PostError) -> String {
+    match why {
+        PostError::Corrupt(corrupt) => corrupt.what.to_owned(),
+        why => name(why),
     }
 }
 
@@ -178,7 +189,7 @@ impl Friend {
         let source = delivery.source();
         assert!(self.foes.contains(&source.slot), "{source} is neither friend nor attacker");
         assert!(delivery.via().is_none_or(|via| self.foes.contains(&via.slot)), "passed on by an attacker");
-        self.count("received", &name(delivery.what(), None));
+        self.count("received", &name(delivery.what()));
         // Whatever stands there, it can be read.
         let sum: u64 = delivery.view().map_or(0, |view| view.to_vec().iter().map(|b| u64::from(*b)).sum());
         std::hint::black_box(sum);
@@ -200,8 +211,8 @@ impl Friend {
         self.buffer = Some(buffer);
         match copied {
             Ok(()) => self.count("copy", "done"),
-            Err(CopyError::Unavailable(why)) => self.count("copy", &name(why, None)),
-            Err(why) => self.count("copy", &name(why, None)),
+            Err(CopyError::Unavailable(why)) => self.count("copy", &name(why)),
+            Err(why) => self.count("copy", &name(why)),
         }
     }
 
@@ -212,12 +223,12 @@ impl Friend {
             match self.me.lookup(foe).filter(|foe| *foe != request.source()) {
                 Some(foe) if self.chance.below(3) == 0 => {
                     let relayed = self.timed("relay", BRIEFLY, |f| f.me.relay(&request, foe));
-                    let how = relayed.map_or_else(|why| name(why, None), |()| "done".to_owned());
+                    let how = relayed.map_or_else(|why| name(why), |()| "done".to_owned());
                     self.count("relay", &how);
                 }
                 _ => {
                     let replied = self.me.reply(&request, Message::new(1).inline(b"answer"));
-                    let how = replied.map_or_else(|why| name(why, None), |()| "done".to_owned());
+                    let how = replied.map_or_else(|why| name(why), |()| "done".to_owned());
                     self.count("reply", &how);
                 }
             }
@@ -238,21 +249,13 @@ impl Friend {
         match self.chance.below(6) {
             0 => {
                 let sent = self.timed("send", BRIEFLY, |f| f.me.send(foe, message, time));
-                let corrupt = |why: &SendError| match why {
-                    SendError::Corrupt(corrupt) => Some(*corrupt),
-                    _ => None,
-                };
-                let how = sent.map_or_else(|why| name(&why, corrupt(&why)), |()| "taken".to_owned());
+                let how = sent.map_or_else(|why| of_send(&why), |()| "taken".to_owned());
                 self.count("send", &how);
             }
             1 => {
-                let posted = self.timed("post", Duration::ZERO, |f| f.me.post(foe, message));
-                let corrupt = |why: &PostError| match why {
-                    PostError::Corrupt(corrupt) => Some(*corrupt),
-                    _ => None,
-                };
-                let how = posted.map_or_else(|why| name(&why, corrupt(&why)), |()| "done".to_owned());
-                self.count("post", &how);
+                let post = |f: &mut Friend| f.me.post(foe, message).map_err(|why| of_post(&why));
+                let posted = self.timed("post", Duration::ZERO, post);
+                self.count("post", &posted.map_or_else(|how| how, |()| "done".to_owned()));
             }
             2 | 3 => {
                 let called = self.timed("sendrec", BRIEFLY, |f| f.me.sendrec(foe, message, time));
@@ -262,12 +265,12 @@ impl Friend {
                         self.count("sendrec", "reply");
                     }
                     Err(SendrecError::Corrupt(why)) => self.count("sendrec", why.what),
-                    Err(why) => self.count("sendrec", &name(why, None)),
+                    Err(why) => self.count("sendrec", &name(why)),
                 }
             }
             4 => {
                 let raised = self.timed("notify", Duration::ZERO, |f| f.me.notify(foe, 5));
-                let how = raised.map_or_else(|why| name(why, None), |()| "done".to_owned());
+                let how = raised.map_or_else(|why| name(why), |()| "done".to_owned());
                 self.count("notify", &how);
             }
             _ => {
