@@ -74,7 +74,7 @@ const STAGES: &[Stage] = &[
     stage("mutants", 3, "faults built in on purpose: the simulator finds each", sim::mutants),
     Stage {
         full_factor: 4,
-        ..stage("fuzz", 6, "hostile bytes for everything that reads a claim", fuzz::run)
+        ..stage("fuzz", 7, "hostile bytes for everything that reads a claim", fuzz::run)
     },
     stage("demo", 3, "the demonstration, as this user", demo::run),
     stage("unprivileged", 4, "demonstration and process tests as a user without rights", unprivileged::run),

@@ -2,6 +2,7 @@
 //!
 //! Where an act is to meet a certain check, everything before that check is as it must be.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -43,7 +44,12 @@ pub const ACTS: &[(&str, Act)] = &[
     ("an extent that changes under its reader", extent_changes),
     ("extents given back that were not lent", returns_of_nothing),
     ("more given back than can be out", too_many_returns),
-    ("replies to whatever is asked", replies),
+    ("a reply in another's name", |attacker| replies(attacker, Answer::InAnothersName)),
+    ("a reply to another call", |attacker| replies(attacker, Answer::ToAnotherCall)),
+    ("a reply with an extent that is none", |attacker| replies(attacker, Answer::WithNothing)),
+    ("a request let fall", |attacker| replies(attacker, Answer::LetFall)),
+    ("a call passed on to who has not got it", |attacker| replies(attacker, Answer::PassedOn)),
+    ("a call passed on to nobody", |attacker| replies(attacker, Answer::PassedOnToNobody)),
     ("a request passed on that nobody made", relays),
     ("a copy that is none", copies),
     ("a grant that is none", grants),
@@ -180,6 +186,8 @@ fn returns_of_nothing(attacker: &mut Attacker<'_>) {
         returns::give(&attacker.pairs[at].own, token, memory);
     }
     attacker.ring(at);
+    // Its owner looks when it next has something to send.
+    std::thread::sleep(WAIT * WAITS);
 }
 
 fn too_many_returns(attacker: &mut Attacker<'_>) {
@@ -205,26 +213,54 @@ fn calls(attacker: &Attacker<'_>, at: usize) -> bool {
     attacker.pairs[at].side.calling() != 0
 }
 
-/// Waits a little for somebody's call; answers it in another's name, with another number, with an extent that is none,
-/// with a server that there is not.
-fn replies(attacker: &mut Attacker<'_>) {
-    let Some(at) = wait_for(attacker, calls) else { return };
+/// What a call is answered with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    InAnothersName,
+    ToAnotherCall,
+    WithNothing,
+    LetFall,
+    PassedOn,
+    PassedOnToNobody,
+}
+
+/// Waits a little for calls, and answers each in this way.
+fn replies(attacker: &mut Attacker<'_>, answer: Answer) {
+    let mut answered = BTreeSet::new();
+    for _ in 0..WAITS {
+        let waits = |attacker: &Attacker<'_>, at: usize| {
+            calls(attacker, at) && !answered.contains(&attacker.pairs[at].peer)
+        };
+        attacker.pull();
+        if let Some(at) = (0..attacker.pairs.len()).find(|at| waits(attacker, *at)) {
+            answered.insert(attacker.pairs[at].peer);
+            reply_to(attacker, at, answer);
+        }
+        std::thread::sleep(WAIT);
+    }
+}
+
+fn reply_to(attacker: &mut Attacker<'_>, at: usize, answer: Answer) {
     let call = attacker.pairs[at].side.calling();
-    let forged = abi::Endpoint { slot: attacker.victims[0], ..attacker.me }.to_word();
-    let kinds = [0, 0, slot::EXTENT, slot::ABANDONED, slot::REDIRECT, slot::REDIRECT];
-    let way = attacker.chance.below(kinds.len() as u64) as usize;
-    let mut slot = message(attacker, Kind::Reply, kinds[way]);
-    match way {
-        0 => slot.source = forged,
-        4 => slot.body[0] = forged,
+    let other = abi::Endpoint { slot: attacker.victims[0], ..attacker.me }.to_word();
+    let flags = match answer {
+        Answer::InAnothersName | Answer::ToAnotherCall => 0,
+        Answer::WithNothing => slot::EXTENT,
+        Answer::LetFall => slot::ABANDONED,
+        Answer::PassedOn | Answer::PassedOnToNobody => slot::REDIRECT,
+    };
+    let mut slot = message(attacker, Kind::Reply, flags);
+    match answer {
+        Answer::InAnothersName => slot.source = other,
+        Answer::PassedOn => slot.body[0] = other,
         _ => {}
     }
-    let pair = &attacker.pairs[at];
-    reply::publish(&pair.own, call, &slot, false);
-    if way == 1 {
+    let own = &attacker.pairs[at].own;
+    reply::publish(own, call, &slot, false);
+    if answer == Answer::ToAnotherCall {
         // The lap of this call, and the number of another.
         let entry = side::REPLIES + (call % abi::limits::REPLY_SLOTS) as usize * slot::WORDS;
-        pair.own.words().store(entry + 2, call + 1, Ordering::Release);
+        own.words().store(entry + 2, call + 1, Ordering::Release);
     }
     attacker.ring(at);
 }

@@ -223,12 +223,12 @@ impl Friend {
             match self.me.lookup(foe).filter(|foe| *foe != request.source()) {
                 Some(foe) if self.chance.below(3) == 0 => {
                     let relayed = self.timed("relay", BRIEFLY, |f| f.me.relay(&request, foe));
-                    let how = relayed.map_or_else(|why| name(why), |()| "done".to_owned());
+                    let how = relayed.map_or_else(name, |()| "done".to_owned());
                     self.count("relay", &how);
                 }
                 _ => {
                     let replied = self.me.reply(&request, Message::new(1).inline(b"answer"));
-                    let how = replied.map_or_else(|why| name(why), |()| "done".to_owned());
+                    let how = replied.map_or_else(name, |()| "done".to_owned());
                     self.count("reply", &how);
                 }
             }
@@ -246,7 +246,7 @@ impl Friend {
         {
             message = message.with(loan);
         }
-        match self.chance.below(6) {
+        match self.chance.below(8) {
             0 => {
                 let sent = self.timed("send", BRIEFLY, |f| f.me.send(foe, message, time));
                 let how = sent.map_or_else(|why| of_send(&why), |()| "taken".to_owned());
@@ -257,7 +257,7 @@ impl Friend {
                 let posted = self.timed("post", Duration::ZERO, post);
                 self.count("post", &posted.map_or_else(|how| how, |()| "done".to_owned()));
             }
-            2 | 3 => {
+            2..6 => {
                 let called = self.timed("sendrec", BRIEFLY, |f| f.me.sendrec(foe, message, time));
                 match called {
                     Ok(reply) => {
@@ -268,9 +268,9 @@ impl Friend {
                     Err(why) => self.count("sendrec", &name(why)),
                 }
             }
-            4 => {
+            6 => {
                 let raised = self.timed("notify", Duration::ZERO, |f| f.me.notify(foe, 5));
-                let how = raised.map_or_else(|why| name(why), |()| "done".to_owned());
+                let how = raised.map_or_else(name, |()| "done".to_owned());
                 self.count("notify", &how);
             }
             _ => {
