@@ -9,7 +9,13 @@ const SHOWN_MAX: usize = 40;
 
 pub fn fmt(job: &mut Job) -> Result<()> {
     let command = job.cargo(&["fmt", "--all", "--check", "--", "--color", "never"]);
-    job.run_as_stage(command)
+    job.run_as_stage(command)?;
+    // A workspace of its own.
+    let fuzz = job.cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check", "--", "--color", "never"]);
+    if job.run_well("fmt fuzz", fuzz)?.is_some() {
+        job.passed("fmt fuzz", "");
+    }
+    Ok(())
 }
 
 pub fn clippy(job: &mut Job) -> Result<()> {

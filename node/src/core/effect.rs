@@ -313,11 +313,11 @@ pub enum Note {
     DcRefused {
         node: NodeId,
     },
-    /// Entries of another node's directory that were refused.
     /// Bytes of another node's daemon that make no sense.
     DirectoryNone {
         node: NodeId,
     },
+    /// Entries of another node's directory that were refused.
     DirectoryRefused {
         node: NodeId,
         entries: u64,

@@ -331,6 +331,15 @@ fn a_dead_endpoints_memory_is_kept_a_minute_for_who_has_not_recycled_it() {
 }
 
 #[test]
+fn bytes_that_are_no_directory_are_blamed_on_the_node_that_sent_them() {
+    let mut world = World::up(Some(50));
+    let message = Some(FromProxy::Directory { node: FAR, incarnation: Incarnation(50) });
+    world.step(Input::ProxySaid { proxy: 1, message, tail: vec![9; 24] });
+    assert!(world.done.contains(&Effect::Note(Note::DirectoryNone { node: FAR })));
+    assert!(!world.done.iter().any(|e| matches!(e, Effect::Note(Note::ProxyWrong { .. }))));
+}
+
+#[test]
 fn a_node_may_only_speak_for_its_own_slots() {
     let mut world = World::up(Some(50));
     let (_, own) = world.bind(Some(3));

@@ -10,7 +10,7 @@ use abi::grant::{self, CopyRequest, Grant, Role};
 use abi::limits::{EXTENTS_PER_PAIR_MAX, LANE_SLOTS, LOAN_BYTES_MAX};
 use abi::member::{Reply, Request, SegmentKind, WORDS};
 use abi::slot::{self, BODY_WORDS, Head, Kind, SlotCopy};
-use abi::{Claim, NodeId, doorbell, side};
+use abi::{Claim, Endpoint, NodeId, doorbell, side};
 use rustix::fs::{FallocateFlags, fallocate, ftruncate};
 use rustix::io::Errno;
 use shm::lane;
@@ -65,8 +65,9 @@ pub const ACTS: &[(&str, Act)] = &[
     ("connections and descriptors closed", hangs_up),
 ];
 
-fn message(attacker: &Attacker<'_>, kind: Kind, flags: u8) -> SlotCopy {
-    let (head, source) = (lane::head(kind, flags), attacker.me.to_word());
+/// A slot as it should be, but for its place in the stream.
+pub fn slot_of(source: Endpoint, kind: Kind, flags: u8) -> SlotCopy {
+    let (head, source) = (lane::head(kind, flags), source.to_word());
     SlotCopy { head, source, sequence: 0, kind: 7, call: 0, body: [0x61; BODY_WORDS] }
 }
 
@@ -110,40 +111,40 @@ fn credits(attacker: &mut Attacker<'_>) {
 }
 
 fn sequence(attacker: &mut Attacker<'_>) {
-    let mut slot = message(attacker, Kind::Post, 0);
+    let mut slot = slot_of(attacker.me, Kind::Post, 0);
     publish(attacker, &mut slot, |words| words[2] = words[2].wrapping_add(LANE_SLOTS));
 }
 
 fn source(attacker: &mut Attacker<'_>) {
     let victims = attacker.victims.len() as u64;
     let other = attacker.victims[attacker.chance.below(victims) as usize];
-    let forged = abi::Endpoint { slot: other, ..attacker.me }.to_word();
-    let mut slot = message(attacker, Kind::Post, 0);
+    let forged = Endpoint { slot: other, ..attacker.me }.to_word();
+    let mut slot = slot_of(attacker.me, Kind::Post, 0);
     publish(attacker, &mut slot, |words| words[1] = forged);
 }
 
 fn reply_on_lane(attacker: &mut Attacker<'_>) {
-    let mut slot = message(attacker, Kind::Reply, 0);
+    let mut slot = slot_of(attacker.me, Kind::Reply, 0);
     publish(attacker, &mut slot, |_| {});
 }
 
 fn no_kind(attacker: &mut Attacker<'_>) {
-    let mut slot = message(attacker, Kind::Post, 0);
+    let mut slot = slot_of(attacker.me, Kind::Post, 0);
     publish(attacker, &mut slot, |words| words[0] |= 0x70 << 32);
 }
 
 fn no_flags(attacker: &mut Attacker<'_>) {
-    let mut slot = message(attacker, Kind::Post, 0);
+    let mut slot = slot_of(attacker.me, Kind::Post, 0);
     publish(attacker, &mut slot, |words| words[0] |= 0x80 << 40);
 }
 
 fn no_length(attacker: &mut Attacker<'_>) {
-    let mut slot = message(attacker, Kind::Post, 0);
+    let mut slot = slot_of(attacker.me, Kind::Post, 0);
     publish(attacker, &mut slot, |words| words[0] |= 0xffff << 48);
 }
 
 fn claim(attacker: &mut Attacker<'_>, claim: Claim) {
-    let mut slot = message(attacker, Kind::Post, slot::EXTENT);
+    let mut slot = slot_of(attacker.me, Kind::Post, slot::EXTENT);
     slot.set_claim(claim);
     publish(attacker, &mut slot, |_| {});
 }
@@ -242,14 +243,14 @@ fn replies(attacker: &mut Attacker<'_>, answer: Answer) {
 
 fn reply_to(attacker: &mut Attacker<'_>, at: usize, answer: Answer) {
     let call = attacker.pairs[at].side.calling();
-    let other = abi::Endpoint { slot: attacker.victims[0], ..attacker.me }.to_word();
+    let other = Endpoint { slot: attacker.victims[0], ..attacker.me }.to_word();
     let flags = match answer {
         Answer::InAnothersName | Answer::ToAnotherCall => 0,
         Answer::WithNothing => slot::EXTENT,
         Answer::LetFall => slot::ABANDONED,
         Answer::PassedOn | Answer::PassedOnToNobody => slot::REDIRECT,
     };
-    let mut slot = message(attacker, Kind::Reply, flags);
+    let mut slot = slot_of(attacker.me, Kind::Reply, flags);
     match answer {
         Answer::InAnothersName => slot.source = other,
         Answer::PassedOn => slot.body[0] = other,
@@ -284,12 +285,12 @@ fn relays(attacker: &mut Attacker<'_>) {
     let client = match attacker.chance.below(3) {
         0 => 0,
         1 => u64::MAX,
-        _ => abi::Endpoint { slot: somebody, ..attacker.me }.to_word(),
+        _ => Endpoint { slot: somebody, ..attacker.me }.to_word(),
     };
     let kinds = [Kind::Via, Kind::Relayed, Kind::Confirm];
     for _ in 0..1 + attacker.chance.below(3) {
         let kind = kinds[attacker.chance.below(3) as usize];
-        let mut slot = message(attacker, kind, 0);
+        let mut slot = slot_of(attacker.me, kind, 0);
         (slot.body[0], slot.body[1]) = (client, attacker.chance.below(5));
         publish(attacker, &mut slot, |_| {});
     }
@@ -341,7 +342,7 @@ fn grants(attacker: &mut Attacker<'_>) {
     }
     let access = grant::Access::Read;
     let given = Grant { owner: attacker.me, table, index: 0, generation: 1, access, len_bytes: 8192 };
-    let mut slot = message(attacker, Kind::Post, 0);
+    let mut slot = slot_of(attacker.me, Kind::Post, 0);
     slot.kind = GRANT;
     slot.set_inline(&given.to_bytes());
     publish(attacker, &mut slot, |_| {});
@@ -378,7 +379,7 @@ fn rings(attacker: &mut Attacker<'_>) {
 
 fn flood(attacker: &mut Attacker<'_>) {
     for _ in 0..4 * LANE_SLOTS {
-        let mut slot = message(attacker, Kind::Post, 0);
+        let mut slot = slot_of(attacker.me, Kind::Post, 0);
         // Whether there is room or not.
         publish(attacker, &mut slot, |_| {});
     }
@@ -388,7 +389,7 @@ fn withdraws(attacker: &mut Attacker<'_>) {
     let Some(at) = attacker.pair() else { return };
     let sequence = attacker.pairs[at].writer.next();
     let kind = if attacker.chance.below(2) == 0 { Kind::Send } else { Kind::Request };
-    let mut slot = message(attacker, kind, slot::WITHDRAWABLE | slot::TELL);
+    let mut slot = slot_of(attacker.me, kind, slot::WITHDRAWABLE | slot::TELL);
     slot.call = 1;
     publish(attacker, &mut slot, |_| {});
     let first = side::LANE + (sequence % LANE_SLOTS) as usize * slot::WORDS;
@@ -401,7 +402,7 @@ fn withdraws(attacker: &mut Attacker<'_>) {
 
 /// Has begun to take what it never takes, asks what it does not wait for, and sleeps.
 fn asleep(attacker: &mut Attacker<'_>) {
-    let mut request = message(attacker, Kind::Request, slot::WITHDRAWABLE | slot::TELL);
+    let mut request = slot_of(attacker.me, Kind::Request, slot::WITHDRAWABLE | slot::TELL);
     request.call = 1;
     publish(attacker, &mut request, |_| {});
     for at in 0..attacker.pairs.len() {
@@ -481,7 +482,7 @@ fn nonsense(attacker: &mut Attacker<'_>) {
                 0 => attacker.chance.below(64),
                 1 => attacker.chance.below(u64::MAX),
                 2 => attacker.me.to_word(),
-                _ => abi::Endpoint { slot: attacker.victims[0], ..attacker.me }.to_word(),
+                _ => Endpoint { slot: attacker.victims[0], ..attacker.me }.to_word(),
             };
         }
         match raw.ask(words) {

@@ -7,11 +7,11 @@ use std::time::Duration;
 use abi::grant::{CopyRequest, OWN, Range, Role};
 use abi::limits::{LANE_SLOTS, LOAN_BYTES_MAX};
 use abi::record::{self, Kind, Record};
-use abi::slot::{self, BODY_WORDS, Kind as SlotKind, SlotCopy};
+use abi::slot::{self, Kind as SlotKind, SlotCopy};
 use abi::{Claim, DcId, Endpoint, Generation, Name, NodeId, Pair, Slot};
 use node::core::{ChunkKind, DirectoryEntry};
-use shm::lane;
 
+use super::acts::slot_of;
 use super::foreign::Foreign;
 
 type Act = fn(&mut Foreign<'_>);
@@ -48,11 +48,6 @@ pub const ACTS: &[(&str, Act)] = &[
     ("nothing for a while", silence),
     ("the node begins anew", anew),
 ];
-
-fn message(source: Endpoint, kind: SlotKind, flags: u8) -> SlotCopy {
-    let (head, source) = (lane::head(kind, flags), source.to_word());
-    SlotCopy { head, source, sequence: 0, kind: 7, call: 0, body: [0x62; BODY_WORDS] }
-}
 
 fn bytes(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
@@ -101,7 +96,7 @@ fn nobody(foreign: &mut Foreign<'_>) {
 fn another_node(foreign: &mut Foreign<'_>) {
     let (Some((node, victim)), Some((_, other))) = (foreign.victim(), foreign.victim()) else { return };
     let pair = Pair { source: other, destination: victim };
-    let slot = message(other, SlotKind::Post, 0);
+    let slot = slot_of(other, SlotKind::Post, 0);
     for (kind, count, body) in [
         (Kind::Open, 0, Vec::new()),
         (Kind::Slots, 1, bytes(&slot.to_words())),
@@ -115,24 +110,24 @@ fn another_node(foreign: &mut Foreign<'_>) {
 
 fn sequence(foreign: &mut Foreign<'_>) {
     let Some((node, pair)) = foreign.pair() else { return };
-    foreign.slot(node, pair, message(pair.source, SlotKind::Post, 0), |words| words[2] += 5);
+    foreign.slot(node, pair, slot_of(pair.source, SlotKind::Post, 0), |words| words[2] += 5);
 }
 
 fn source(foreign: &mut Foreign<'_>) {
     let (Some((node, pair)), Some((_, other))) = (foreign.pair(), foreign.victim()) else { return };
     let forged = other.to_word();
-    foreign.slot(node, pair, message(pair.source, SlotKind::Post, 0), |words| words[1] = forged);
+    foreign.slot(node, pair, slot_of(pair.source, SlotKind::Post, 0), |words| words[1] = forged);
 }
 
 fn reply_on_lane(foreign: &mut Foreign<'_>) {
     let Some((node, pair)) = foreign.pair() else { return };
-    foreign.slot(node, pair, message(pair.source, SlotKind::Reply, 0), |_| {});
+    foreign.slot(node, pair, slot_of(pair.source, SlotKind::Reply, 0), |_| {});
 }
 
 fn no_kind(foreign: &mut Foreign<'_>) {
     let Some((node, pair)) = foreign.pair() else { return };
     let spoilt = [0x70 << 32, 0x80 << 40, 0xffff << 48][foreign.chance.below(3) as usize];
-    foreign.slot(node, pair, message(pair.source, SlotKind::Post, 0), |words| words[0] |= spoilt);
+    foreign.slot(node, pair, slot_of(pair.source, SlotKind::Post, 0), |words| words[0] |= spoilt);
 }
 
 fn beyond_lane(foreign: &mut Foreign<'_>) {
@@ -141,7 +136,7 @@ fn beyond_lane(foreign: &mut Foreign<'_>) {
         let first = foreign.streams[&pair].next;
         let mut body = Vec::new();
         for sequence in first..first + 16 {
-            let slot = SlotCopy { sequence, ..message(pair.source, SlotKind::Post, 0) };
+            let slot = SlotCopy { sequence, ..slot_of(pair.source, SlotKind::Post, 0) };
             body.extend(bytes(&slot.to_words()));
         }
         foreign.record(node, Record { kind: Kind::Slots, count: 16, pair: Some(pair), arg: first }, &body);
@@ -150,7 +145,7 @@ fn beyond_lane(foreign: &mut Foreign<'_>) {
 }
 
 fn claim(foreign: &mut Foreign<'_>, node: NodeId, pair: Pair, len_bytes: u64) {
-    let mut slot = message(pair.source, SlotKind::Post, slot::EXTENT);
+    let mut slot = slot_of(pair.source, SlotKind::Post, slot::EXTENT);
     slot.set_claim(Claim { segment: 1, token: 1, offset_bytes: 0, len_bytes });
     foreign.slot(node, pair, slot, |_| {});
 }
@@ -212,7 +207,7 @@ fn replies(foreign: &mut Foreign<'_>) {
         let flags = [0, slot::EXTENT, slot::ABANDONED, slot::REDIRECT][foreign.chance.below(4) as usize];
         let kind = if foreign.chance.below(4) == 0 { SlotKind::Post } else { SlotKind::Reply };
         let by = if foreign.chance.below(3) == 0 { other } else { pair.source };
-        let slot = SlotCopy { sequence: call, ..message(by, kind, flags) };
+        let slot = SlotCopy { sequence: call, ..slot_of(by, kind, flags) };
         foreign.record(node, Record::of(Kind::Reply, pair, call), &bytes(&slot.to_words()));
     }
 }
@@ -221,7 +216,7 @@ fn relays(foreign: &mut Foreign<'_>) {
     let (Some((node, pair)), Some((_, other))) = (foreign.pair(), foreign.victim()) else { return };
     let client = [0, u64::MAX, other.to_word(), pair.destination.to_word()][foreign.chance.below(4) as usize];
     for kind in [SlotKind::Via, SlotKind::Relayed, SlotKind::Confirm] {
-        let mut slot = message(pair.source, kind, 0);
+        let mut slot = slot_of(pair.source, kind, 0);
         (slot.body[0], slot.body[1]) = (client, foreign.chance.below(5));
         foreign.slot(node, pair, slot, |_| {});
     }
@@ -229,7 +224,7 @@ fn relays(foreign: &mut Foreign<'_>) {
 
 fn withdraws(foreign: &mut Foreign<'_>) {
     let Some((node, pair)) = foreign.pair() else { return };
-    foreign.slot(node, pair, message(pair.source, SlotKind::Send, slot::WITHDRAWABLE | slot::TELL), |_| {});
+    foreign.slot(node, pair, slot_of(pair.source, SlotKind::Send, slot::WITHDRAWABLE | slot::TELL), |_| {});
     for _ in 0..8 {
         let sequence =
             [foreign.chance.below(8), foreign.chance.below(u64::MAX)][foreign.chance.below(2) as usize];
@@ -243,7 +238,7 @@ fn ends(foreign: &mut Foreign<'_>) {
     let how = foreign.chance.below(5);
     foreign.record(node, Record::of(Kind::Ended, pair, how), &bytes(&[last, consumed]));
     // Not so dead.
-    foreign.slot(node, pair, message(pair.source, SlotKind::Post, 0), |_| {});
+    foreign.slot(node, pair, slot_of(pair.source, SlotKind::Post, 0), |_| {});
 }
 
 fn states(foreign: &mut Foreign<'_>) {
@@ -313,7 +308,7 @@ fn out_of_order(foreign: &mut Foreign<'_>) {
 fn flood(foreign: &mut Foreign<'_>) {
     let Some((node, pair)) = foreign.pair() else { return };
     for n in 0..LANE_SLOTS / 2 {
-        foreign.slot(node, pair, message(pair.source, SlotKind::Post, 0), |_| {});
+        foreign.slot(node, pair, slot_of(pair.source, SlotKind::Post, 0), |_| {});
         if n % 32 == 0 {
             foreign.listen(Duration::ZERO);
         }
@@ -346,7 +341,7 @@ fn dents(foreign: &mut Foreign<'_>) {
 fn flood_a_little(foreign: &mut Foreign<'_>) {
     let Some((node, pair)) = foreign.pair() else { return };
     for _ in 0..8 {
-        foreign.slot(node, pair, message(pair.source, SlotKind::Post, 0), |_| {});
+        foreign.slot(node, pair, slot_of(pair.source, SlotKind::Post, 0), |_| {});
     }
 }
 
