@@ -35,6 +35,9 @@ pub struct Daemon {
     sides_used: u32,
     /// Of a private binding: the side segment of each peer.
     of_peers: Option<BTreeMap<Endpoint, u32>>,
+    /// Peers whose memory could not be mapped when the daemon told of them, and whether it was of a new place of theirs. Tried
+    /// again whenever the daemon rings, and at every look while the binding sleeps.
+    unmet: BTreeMap<Endpoint, bool>,
     /// The eventfd of each proxy memory, one descriptor however many pairs lead there.
     rings: BTreeMap<u32, Arc<Ringer>>,
     /// From the first `poll_fd` on.
@@ -45,6 +48,8 @@ pub struct Daemon {
 struct Numbered {
     socket: OwnedFd,
     asked: u64,
+    /// The last answer's descriptors found no place in this process.
+    lost: bool,
 }
 
 /// What the daemon said at first.
@@ -90,7 +95,7 @@ impl Daemon {
     pub fn connect(socket: &Path, dc: Name) -> Result<Daemon, Unavailable> {
         let mut tries = 0;
         let (socket, (reply, fds)) = loop {
-            let mut connection = Numbered { socket: fdpass::connect(socket).map_err(of_connect)?, asked: 0 };
+            let mut connection = Numbered { socket: fdpass::connect(socket).map_err(of_connect)?, asked: 0, lost: false };
             match connection.ask(Request::Hello { version: VERSION, dc }) {
                 // A daemon that was killed between taking the connection and keeping it took it along; its successor,
                 // if it has one, takes the next. Nothing has been asked for yet.
@@ -101,7 +106,7 @@ impl Daemon {
         let Reply::Welcome { dc, node, incarnation, slot_first, slot_count } = reply else {
             return Err(Unavailable::Broken);
         };
-        let [table_fd, doorbell_fd] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| Unavailable::Broken)?;
+        let [table_fd, doorbell_fd] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| socket.missing())?;
         let table_map =
             Mapping::shared(table_fd.as_fd(), 0, table::BYTES, Access::ReadOnly).map_err(no_memory)?;
         let bells =
@@ -116,8 +121,17 @@ impl Daemon {
             table: Words::mapped(&table_map, 0, table::VERSION + 1).map_err(|_| Unavailable::Broken)?,
             doorbells: Doorbells::new(OwnWords::mapped(&bells, 0, words).map_err(|_| Unavailable::Broken)?),
         };
-        let (own, rings) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Daemon { socket, welcome, own, sides: 0, sides_used: 0, of_peers: None, rings, polling: None })
+        Ok(Daemon {
+            socket,
+            welcome,
+            own: BTreeMap::new(),
+            sides: 0,
+            sides_used: 0,
+            of_peers: None,
+            unmet: BTreeMap::new(),
+            rings: BTreeMap::new(),
+            polling: None,
+        })
     }
 
     pub fn welcome(&self) -> &Welcome {
@@ -148,7 +162,7 @@ impl Daemon {
         }
         self.sides = sides;
         self.of_peers = private.then(BTreeMap::new);
-        let pool_fd = fds.next().ok_or(Unavailable::Broken)?;
+        let pool_fd = fds.next().ok_or_else(|| self.socket.missing())?;
         let pool =
             Mapping::shared(pool_fd.as_fd(), 0, pool_bytes as usize, Access::ReadWrite).map_err(no_memory)?;
         self.ready()?;
@@ -204,10 +218,21 @@ impl Daemon {
         let (Reply::Segment { index, len_bytes }, fds) = self.ask(request)? else {
             return Err(Unavailable::Broken);
         };
-        let fd = fds.first().ok_or(Unavailable::Broken)?;
-        let map = Mapping::shared(fd.as_fd(), 0, len_bytes as usize, Access::ReadWrite).map_err(no_memory)?;
-        self.ready()?;
-        Ok((index, map))
+        let fd = fds.first().ok_or_else(|| self.socket.missing());
+        let map = fd.and_then(|fd| {
+            Mapping::shared(fd.as_fd(), 0, len_bytes as usize, Access::ReadWrite).map_err(no_memory)
+        });
+        match map {
+            Ok(map) => {
+                self.ready()?;
+                Ok((index, map))
+            }
+            Err(why) => {
+                // Nobody has it mapped: it is to be as if it had not been made.
+                self.drop_segment(index)?;
+                Err(why)
+            }
+        }
     }
 
     fn add_sides(&mut self) -> Result<(), Unavailable> {
@@ -218,12 +243,12 @@ impl Daemon {
         Ok(())
     }
 
-    /// Has sides for the next peers. A private binding has a segment for each and may come to the limit of them, or of
-    /// the daemon's descriptors: whoever comes then finds it not ready.
+    /// Has sides for the next peers. It may come to a limit of its own or of the daemon's: whoever comes then finds it not
+    /// ready, until a later look finds room.
     fn spare_sides(&mut self) -> Result<(), Unavailable> {
         while self.sides_used + SIDES_SPARE_MIN > self.sides {
             match self.add_sides() {
-                Err(Unavailable::Refused(_)) if self.of_peers.is_some() => break,
+                Err(Unavailable::Refused(_) | Unavailable::NoMemory) => break,
                 added => added?,
             }
         }
@@ -239,7 +264,11 @@ impl Daemon {
         }
         let request = if follow { Request::Follow { to } } else { Request::Introduce { to } };
         match self.ask(request) {
-            Ok((Reply::Introduced(introduction), fds)) => self.introduced(introduction, fds).map(Some),
+            Ok((Reply::Introduced(introduction), fds)) => {
+                let met = self.introduced(introduction, fds);
+                self.remember(to, false, &met);
+                met.map(Some)
+            }
             Err(Unavailable::Refused(Refusal::NotReady)) => Ok(None),
             Ok(_) => Err(Unavailable::Broken),
             Err(why) => Err(why),
@@ -260,6 +289,53 @@ impl Daemon {
         Ok(Introduced { peer, own, side, memory, doorbell, proxied, allowed, ring })
     }
 
+    /// A peer that could not be met is met later: for the daemon it is.
+    fn remember<T>(&mut self, peer: Endpoint, moved: bool, met: &Result<T, Unavailable>) {
+        match met {
+            Err(Unavailable::NoMemory) => drop(self.unmet.entry(peer).or_insert(moved)),
+            _ => drop(self.unmet.remove(&peer)),
+        }
+    }
+
+    /// Somebody who could not be met before, and can be now.
+    fn meet_late(&mut self) -> Result<Option<Pulled>, Unavailable> {
+        let unmet: Vec<(Endpoint, bool)> = self.unmet.iter().map(|(peer, moved)| (*peer, *moved)).collect();
+        for (peer, moved) in unmet {
+            let met = match self.ask(Request::Introduce { to: peer }) {
+                Ok((Reply::Introduced(i), fds)) if moved => self.moved(&i, fds),
+                Ok((Reply::Introduced(i), fds)) => self.introduced(i, fds).map(Pulled::Introduced),
+                // Its proxy is being replaced: it comes again.
+                Err(Unavailable::Refused(Refusal::NotReady)) => continue,
+                // It has ended. If we had it never, nobody else gives its side back.
+                Err(Unavailable::Refused(_)) => {
+                    self.unmet.remove(&peer);
+                    if !moved {
+                        let _ = self.done(Request::Recycled { peer });
+                    }
+                    continue;
+                }
+                Ok(_) => Err(Unavailable::Broken),
+                Err(why) => Err(why),
+            };
+            match met {
+                Ok(pulled) => {
+                    self.unmet.remove(&peer);
+                    return Ok(Some(pulled));
+                }
+                // Said before.
+                Err(Unavailable::NoMemory) => {}
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(None)
+    }
+
+    fn moved(&mut self, i: &Introduction, fds: Vec<OwnedFd>) -> Result<Pulled, Unavailable> {
+        let (side, ring) = self.far(i, fds)?;
+        let doorbell = i.doorbell as usize;
+        Ok(Pulled::Moved { peer: i.peer, side, memory: i.memory, doorbell, ring })
+    }
+
     /// The peer's side: only its own part of the segment is mapped.
     fn far(
         &mut self,
@@ -270,7 +346,7 @@ impl Daemon {
             return Err(Unavailable::Broken);
         }
         let mut fds = fds.into_iter();
-        let fd = fds.next().ok_or(Unavailable::Broken)?;
+        let fd = fds.next().ok_or_else(|| self.socket.missing())?;
         let offset = i.side as u64 * side::BYTES as u64;
         let map = Mapping::shared(fd.as_fd(), offset, side::BYTES, Access::ReadOnly).map_err(no_memory)?;
         let side = PeerSide::new(Words::mapped(&map, 0, side::WORDS).map_err(|_| Unavailable::Broken)?);
@@ -278,7 +354,7 @@ impl Daemon {
         if !i.proxied {
             return Ok((side, ring.map(Arc::new)));
         }
-        let ring = Arc::new(ring.ok_or(Unavailable::Broken)?);
+        let ring = Arc::new(ring.ok_or_else(|| self.socket.missing())?);
         Ok((side, Some(self.rings.entry(i.memory).or_insert(ring).clone())))
     }
 
@@ -290,7 +366,7 @@ impl Daemon {
         mut fds: impl Iterator<Item = OwnedFd>,
     ) -> Result<Option<Ringer>, Unavailable> {
         let mut next = |wanted: bool| match wanted {
-            true => fds.next().map(Some).ok_or(Unavailable::Broken),
+            true => fds.next().map(Some).ok_or_else(|| self.socket.missing()),
             false => Ok(None),
         };
         let (theirs, ours) = (next(rings.theirs)?, next(rings.ours)?);
@@ -304,7 +380,7 @@ impl Daemon {
     /// Has whoever rings us do so by a descriptor, should we sleep in epoll.
     pub(crate) fn poll(&mut self) -> Result<(), Unavailable> {
         let (Reply::Polled, fds) = self.ask(Request::Poll)? else { return Err(Unavailable::Broken) };
-        let fd = fds.into_iter().next().ok_or(Unavailable::Broken)?;
+        let fd = fds.into_iter().next().ok_or_else(|| self.socket.missing())?;
         let rung = Rung::adopt(fd).map_err(|_| Unavailable::Broken)?;
         let polling = Polling::new(rung).map_err(|_| Unavailable::NoMemory)?;
         self.polling = Some(Box::new(polling));
@@ -362,7 +438,7 @@ impl Daemon {
         else {
             return Err(Unavailable::Broken);
         };
-        let fd = fds.first().ok_or(Unavailable::Broken)?;
+        let fd = fds.first().ok_or_else(|| self.socket.missing())?;
         Mapping::shared(fd.as_fd(), 0, len_bytes as usize, access).map_err(no_memory)
     }
 
@@ -372,6 +448,11 @@ impl Daemon {
 }
 
 impl Numbered {
+    /// Why the last answer has too few descriptors.
+    fn missing(&self) -> Unavailable {
+        if self.lost { Unavailable::NoMemory } else { Unavailable::Broken }
+    }
+
     fn ask(&mut self, request: Request) -> Result<(Reply, Vec<OwnedFd>), Unavailable> {
         self.asked += 1;
         let mut words = request.to_words();
@@ -382,9 +463,16 @@ impl Numbered {
         }
         fdpass::send_with_fds(&self.socket, &bytes, &[]).map_err(broken)?;
         loop {
+            bytes.fill(0);
+            self.lost = false;
             let (len, fds) = match fdpass::recv_with_fds_within(&self.socket, &mut bytes, ANSWER_WAIT) {
                 Ok(got) => got,
                 Err(PassError::TimedOut) => return Err(Unavailable::Slow),
+                // The words are here all the same.
+                Err(PassError::LostDescriptors) => {
+                    self.lost = true;
+                    (bytes.len(), Vec::new())
+                }
                 Err(_) => return Err(Unavailable::Broken),
             };
             if len != bytes.len() {
@@ -439,19 +527,29 @@ impl Host for Daemon {
             }
         };
         let pulled = match answer {
-            (Reply::Introduced(i), fds) => Some(Pulled::Introduced(self.introduced(i, fds)?)),
-            (Reply::Moved(i), fds) => {
-                let (side, ring) = self.far(&i, fds)?;
-                let doorbell = i.doorbell as usize;
-                Some(Pulled::Moved { peer: i.peer, side, memory: i.memory, doorbell, ring })
+            (Reply::Introduced(i), fds) => {
+                let met = self.introduced(i, fds);
+                self.remember(i.peer, false, &met);
+                Some(Pulled::Introduced(met?))
             }
-            (Reply::Gone { peer }, _) => Some(Pulled::Gone { peer }),
+            (Reply::Moved(i), fds) => {
+                let met = self.moved(&i, fds);
+                self.remember(i.peer, true, &met);
+                Some(met?)
+            }
+            (Reply::Gone { peer }, _) => {
+                if self.unmet.remove(&peer) == Some(false) {
+                    // The core never had it: nobody else gives its side back.
+                    let _ = self.done(Request::Recycled { peer });
+                }
+                Some(Pulled::Gone { peer })
+            }
             (Reply::Rings { peer, rings }, fds) => {
                 let ring = self.take_rings(peer, rings, fds.into_iter())?;
                 Some(Pulled::Rings { peer, ring: ring.map(Arc::new) })
             }
             (Reply::Warned { endpoint }, _) => Some(Pulled::Warned { endpoint }),
-            (Reply::Nothing, _) => None,
+            (Reply::Nothing, _) => self.meet_late()?,
             _ => return Err(Unavailable::Broken),
         };
         self.spare_sides()?;

@@ -10,6 +10,7 @@ mod process {
     mod cluster;
     mod dcs;
     mod deaths;
+    mod faults;
     mod ground;
     mod hostile;
     mod links;

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::effect::{Descriptor, Effect, Note};
 use super::members::{done, refuse, reply};
-use super::memory::Owner;
+use super::memory::{Owner, SegmentStage};
+use super::state::Stage;
 use super::{ConnId, Core};
 
 /// Endpoints that may map one segment.
@@ -84,7 +85,8 @@ impl Core {
 
     /// Who has mapped it keeps what it has; the proxies let go.
     pub(super) fn drop_segment(&mut self, conn: ConnId, own: Endpoint, segment: u32, out: &mut Vec<Effect>) {
-        let result = self.granted_segment(own, segment).map(|(memory, _)| {
+        let granted = self.granted_segment(own, segment).map(|(memory, _)| memory);
+        let result = granted.or_else(|why| self.unused_segment(own, segment).ok_or(why)).map(|memory| {
             self.forget_granted(memory, Some(segment), out);
             if let Some(there) = self.memories.get_mut(&memory) {
                 there.segments.remove(&segment);
@@ -92,6 +94,13 @@ impl Core {
             out.push(Effect::DropSegment { memory, segment });
         });
         done(conn, result, out);
+    }
+
+    /// A segment that its owner could not map, and has not had sealed: nobody else was told of it.
+    fn unused_segment(&self, own: Endpoint, segment: u32) -> Option<u32> {
+        let local = self.locals.get(&own).filter(|l| l.stage == Stage::Ready)?;
+        let found = self.memories.get(&local.memory)?.segments.get(&segment)?;
+        (found.stage == SegmentStage::Open).then_some(local.memory)
     }
 
     /// Has the proxies let go of one granted segment, or of all of a memory.

@@ -60,10 +60,11 @@ impl Core {
         if !mine {
             return self.pair_up_far(own, to, follow, out);
         }
-        let peer = self.locals.get(&to).filter(|l| l.stage.is_visible()).ok_or(Refusal::NoSuchEndpoint)?;
         if local.links.contains_key(&to) {
+            // Of one that has ended too: what it had published is there.
             return self.sight(own, to).ok_or(Refusal::NoSuchEndpoint);
         }
+        let peer = self.locals.get(&to).filter(|l| l.stage.is_visible()).ok_or(Refusal::NoSuchEndpoint)?;
         let allowed = self.permitted(own, to, follow)?;
         if peer.stage != Stage::Ready || !self.has_free_side(peer.memory) || !self.has_free_side(local.memory)
         {

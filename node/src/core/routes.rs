@@ -26,9 +26,6 @@ impl Core {
         follow: bool,
         out: &mut Vec<Effect>,
     ) -> Result<Sight, Refusal> {
-        let remote = self.dcs.get(&to.dc).and_then(|d| d.remotes.get(&to.slot));
-        let alive = remote.filter(|r| r.alive && r.generation == to.generation);
-        let Remote { node, private, .. } = *alive.ok_or(Refusal::NoSuchEndpoint)?;
         let local = self.locals.get(&own).ok_or(Refusal::NoSuchEndpoint)?;
         if let Some(far) = local.far(to) {
             return match far {
@@ -38,6 +35,9 @@ impl Core {
                 Far { .. } => self.sight(own, to).ok_or(Refusal::NotReady),
             };
         }
+        let remote = self.dcs.get(&to.dc).and_then(|d| d.remotes.get(&to.slot));
+        let alive = remote.filter(|r| r.alive && r.generation == to.generation);
+        let Remote { node, private, .. } = *alive.ok_or(Refusal::NoSuchEndpoint)?;
         // It has ended for the caller, who heard of it before the directory did.
         if local.is_past(to) {
             return Err(Refusal::NoSuchEndpoint);

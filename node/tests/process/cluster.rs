@@ -2,7 +2,7 @@
 //!
 //! Key types: [`Plan`], [`Cluster`]. Dropped, it is stopped by `dvs down`, and must leave nothing.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -72,6 +72,8 @@ impl Plan {
 pub struct Cluster {
     /// By node, from 1: each has its own idea of the cluster.
     files: Vec<PathBuf>,
+    /// What stands before the command that starts a node.
+    enter: fn(u16) -> Vec<String>,
     is_up: bool,
     pub ground: Ground,
 }
@@ -86,21 +88,42 @@ impl Cluster {
     pub fn up_on(ground: Ground, plan: Plan) -> Cluster {
         let file = ground.write("cluster.toml", &plan.text(&addresses(plan.nodes)));
         ground.dvs(["--json".as_ref(), "up".as_ref(), file.as_os_str()]).json();
-        Cluster { files: vec![file; usize::from(plan.nodes)], is_up: true, ground }
+        Cluster { files: vec![file; usize::from(plan.nodes)], enter: |_| Vec::new(), is_up: true, ground }
     }
 
     /// Starts each node by a cluster file of its own.
     pub fn up_each(ground: Ground, files: Vec<PathBuf>) -> Cluster {
-        let cluster = Cluster { files, is_up: true, ground };
+        let cluster = Cluster { files, enter: |_| Vec::new(), is_up: true, ground };
         for node in 1..=cluster.nodes() {
             cluster.up_again(node);
         }
         cluster
     }
 
+    /// Starts each node on a host of its own. `around`: what the environment of a node has besides.
+    pub fn up_on_hosts(
+        ground: Ground,
+        plan: Plan,
+        hosts: &[SocketAddr],
+        enter: fn(u16) -> Vec<String>,
+        around: impl Fn(u16) -> Vec<(String, OsString)>,
+    ) -> Cluster {
+        let file = ground.write("cluster.toml", &plan.text(hosts));
+        let cluster = Cluster { files: vec![file; usize::from(plan.nodes)], enter, is_up: true, ground };
+        for node in 1..=cluster.nodes() {
+            cluster.up_with(node, around(node));
+        }
+        cluster
+    }
+
     pub fn up_again(&self, node: u16) {
-        let (file, node) = (self.file(node).as_os_str(), node.to_string());
-        self.ground.dvs(["--json".as_ref(), "up".as_ref(), file, "--node".as_ref(), node.as_ref()]).json();
+        self.up_with(node, Vec::new());
+    }
+
+    fn up_with(&self, node: u16, around: Vec<(String, OsString)>) {
+        let mut command = self.ground.command_after(&(self.enter)(node));
+        command.args(["--json", "up"]).arg(self.file(node)).args(["--node", &node.to_string()]).envs(around);
+        self.ground.run(command).json();
     }
 
     pub fn nodes(&self) -> u16 {

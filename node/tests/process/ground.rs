@@ -87,6 +87,10 @@ impl Ground {
         self.folder.path()
     }
 
+    pub fn dvs_executable(&self) -> &Path {
+        &self.dvs
+    }
+
     pub fn runtime_dir(&self) -> PathBuf {
         self.folder().join("run")
     }
@@ -99,7 +103,19 @@ impl Ground {
 
     /// A `dvs` command, beginning with its runtime directory, which knows nothing of the caller's clusters.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.dvs);
+        self.command_after(&[])
+    }
+
+    /// The same with words before it: a way into a network namespace, say.
+    pub fn command_after(&self, prefix: &[String]) -> Command {
+        let mut command = match prefix {
+            [] => Command::new(&self.dvs),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(&self.dvs);
+                command
+            }
+        };
         command.arg("--runtime-dir").arg(self.runtime_dir()).current_dir(self.folder());
         for variable in ["DVS_CLUSTER", "DVS_RUNTIME_DIR", "RUST_LOG"] {
             command.env_remove(variable);
@@ -111,7 +127,13 @@ impl Ground {
     /// Runs `dvs` with these arguments to its end.
     pub fn dvs<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Said {
         let mut command = self.command();
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(arguments);
+        self.run(command)
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, mut command: Command) -> Said {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("dvs starts");
         let (out, err) = (drain(child.stdout.take()), drain(child.stderr.take()));
         let end = Instant::now() + LONG;

@@ -47,13 +47,18 @@ impl Program {
 
     /// The same in any DC.
     pub fn start_in(ground: &Ground, socket: &Path, dc: &str, slot: Option<Slot>, role: &str) -> Program {
+        Program::spawn(ground, Program::command(socket, dc, slot), role)
+    }
+
+    /// What starts it.
+    pub fn command(socket: &Path, dc: &str, slot: Option<Slot>) -> Command {
         let words = entry();
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env(SOCKET, socket).env(OTHER_DC, dc);
         if let Some(slot) = slot {
             command.env(SLOT, slot.0.to_string());
         }
-        Program::spawn(ground, command, role)
+        command
     }
 
     /// Starts one by a command that leads to [`entry`].

@@ -21,7 +21,9 @@ pub mod dent;
 pub mod foreign;
 pub mod friend;
 pub mod rebind;
+pub mod seats;
 pub mod stream;
+pub mod talk;
 pub mod whisper;
 pub mod wire_acts;
 
@@ -59,7 +61,11 @@ impl Orders {
     }
 
     pub fn is_there(&self) -> bool {
-        self.0.try_recv().is_ok()
+        self.look().is_some()
+    }
+
+    pub fn look(&self) -> Option<String> {
+        self.0.try_recv().ok()
     }
 }
 
@@ -104,6 +110,15 @@ pub fn play() {
         foreign::live(&orders, stand, number(2), number(3));
         std::process::exit(0);
     }
+    if words[0] == "cell" {
+        super::faults::inside(words[1], words[2]);
+        std::process::exit(0);
+    }
+    if words[0] == "bind-again" {
+        let socket = std::env::var(SOCKET).expect("the socket of a daemon");
+        seats::bind_again(&orders, &socket, DC, list(1)[0]);
+        std::process::exit(0);
+    }
     let me = bind(private);
     report(format_args!("bound {}", me.whoami()));
     let life = Life { me, orders };
@@ -128,6 +143,9 @@ pub fn play() {
         "press" => crowd::press(life, slot(1), Duration::from_millis(number(2)), number(3) as usize),
         "friend" => friend::live(life, number(1), &list(2), list(3)),
         "crowd" => crowd::live(life, number(1)),
+"look" => seats::look(life, slot(1)),
+        "caller" => talk::call(life, talk::Talk::of(words[1]).expect("a talk"), slot(2)),
+        "taker" => talk::take(life, talk::Talk::of(words[1]).expect("a talk")),
         "rebind" => rebind::live(life, slot(1)),
         "tell" => whisper::tell(life),
         "hear" => whisper::hear(life),

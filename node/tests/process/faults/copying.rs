@@ -1,0 +1,123 @@
+//! The column `cp`: a file goes from one node to the other. What is cut short is done when it is asked for again.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::fault::{Fault, HIT, OTHER, Scene};
+use super::{Hooks, drain, time};
+use crate::process::cluster::DC;
+use crate::process::roles::talk::now_ms;
+use crate::process::system::{Chance, LONG};
+
+const FILE_BYTES: usize = 48 << 20;
+const GLANCE: Duration = Duration::from_millis(1);
+
+/// The command while it stands still, so that it is struck in the middle.
+struct Frozen {
+    pid: Pid,
+    struck_ms: u64,
+}
+
+impl Frozen {
+    fn signal(&self, what: Signal) {
+        // It is our child and not collected yet: nobody else has its number.
+        kill_process(self.pid, what).expect("our own child");
+    }
+}
+
+impl Hooks for Frozen {
+    fn struck(&mut self) {
+        self.struck_ms = now_ms();
+        self.signal(Signal::CONT);
+    }
+}
+
+fn start(scene: &Scene, file: &Path, folder: &Path) -> Child {
+    let mut command = scene.cluster.ground.command();
+    command.args(["--json", "cp", "--dc", DC, "--cluster"]).arg(scene.cluster.file(OTHER));
+    command.args(["--node", &OTHER.to_string()]).arg(file).arg(format!("{HIT}:{}/", folder.display()));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("dvs starts")
+}
+
+/// Waits for its end; gives its exit code, what it answered, and what it complained of.
+fn end(mut child: Child) -> (Option<i32>, Value, String) {
+    let outputs = [drain(child.stdout.take()), drain(child.stderr.take())];
+    let until = Instant::now() + LONG * 2;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("our own child") {
+            break status;
+        }
+        if Instant::now() > until {
+            child.kill().expect("our own child");
+            panic!("dvs cp hangs");
+        }
+        std::thread::sleep(GLANCE * 10);
+    };
+    let [out, err] = outputs.map(|thread| thread.join().expect("reading does not fail"));
+    (status.code(), serde_json::from_str(&out).unwrap_or_default(), err)
+}
+
+/// The process at the other end of the copy.
+fn far_end() -> Option<u32> {
+    let entries = std::fs::read_dir("/proc").ok()?;
+    let mut pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.find(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
+        words.get(1..3) == Some(&[b"worker", b"files"]) && super::fault::descends_from_us(*pid)
+    })
+}
+
+fn part(folder: &Path) -> PathBuf {
+    folder.join(".file.dvs-part")
+}
+
+/// Plays the cell, and says what became of the copy.
+pub fn play(scene: &Scene, fault: Fault) -> String {
+    let folder = scene.cluster.ground.folder().join("there");
+    std::fs::create_dir(&folder).expect("a folder of our own");
+    let file = scene.cluster.ground.folder().join("file");
+    let mut chance = Chance::new(7);
+    let bytes: Vec<u8> = (0..FILE_BYTES / 8).flat_map(|_| chance.below(u64::MAX).to_le_bytes()).collect();
+    std::fs::write(&file, &bytes).expect("a file of our own");
+    let child = start(scene, &file, &folder);
+    let mut frozen = Frozen { pid: Pid::from_child(&child), struck_ms: 0 };
+    let until = Instant::now() + LONG;
+    while !part(&folder).metadata().is_ok_and(|m| m.len() > 0) {
+        assert!(Instant::now() < until, "nothing is copied");
+        std::thread::sleep(GLANCE);
+    }
+    frozen.signal(Signal::STOP);
+    assert!(!folder.join("file").exists(), "it was struck in the middle");
+    if fault == Fault::MemoryGroup {
+        frozen.signal(Signal::KILL);
+        let _ = end(child);
+        return "not played: the other end of a copy allocates nothing on its way".to_owned();
+    }
+    let application = far_end().expect("the other end of the copy");
+    scene.suffer(fault, application, &mut frozen);
+    let (code, answer, complaint) = end(child);
+    let took = time(now_ms().saturating_sub(frozen.struck_ms));
+    let arrived = || std::fs::read(folder.join("file")).is_ok_and(|found| found == bytes);
+    if code == Some(0) {
+        assert!(arrived(), "dvs cp says that all is there: {answer}");
+        return format!("done after {took}");
+    }
+    assert!(code.is_some(), "it was killed: {complaint}");
+    assert!(complaint.contains("next"), "no way out is said: {complaint}");
+    assert!(!folder.join("file").exists(), "half a file has got its name");
+    scene.cluster.proxies_up();
+    let (again, answer, why) = end(start(scene, &file, &folder));
+    assert_eq!(again, Some(0), "the second time: {why}; the first: {complaint}");
+    assert!(arrived(), "the second time all is there");
+    let resumed = answer["resumed_bytes"].as_u64().expect("a number");
+    let said: Value = serde_json::from_str(&complaint).unwrap_or_default();
+    let said = said["error"]["message"].as_str().or(said["error"].as_str()).unwrap_or(&complaint).trim();
+    let said = said.lines().next().unwrap_or_default();
+    format!("\"{said}\" after {took}; again, with {} MiB there from before: done", resumed >> 20)
+}
