@@ -25,6 +25,9 @@ pub(crate) enum Look {
     Last,
 }
 
+/// Between two looks whether a daemon that was slow has answered.
+const DAEMON_GLANCE: Duration = Duration::from_millis(5);
+
 /// How many quick looks go between two glances at the clock.
 const LOOKS_PER_GLANCE: u32 = 256;
 
@@ -53,18 +56,21 @@ impl Binding {
             let doorbells = doorbells.clone();
             doorbells.doze(self.doorbell, doorbell::ON_FUTEX);
             // The daemon may be what rang: a proxy was replaced, or a node died. A receive pulls by itself.
-            let _ = self.core.pull(&mut self.daemon);
+            let _ = self.core.glance(&mut self.daemon);
             let found = look(&mut self.core, &mut self.daemon, Look::Last);
             let left = left_until(deadline);
             if let (None, Some(left)) = (&found, left) {
                 let word = doorbells.sleep_word(self.doorbell);
-                match futex::wait(word, doorbell::ON_FUTEX as u32, Some(left.min(rescan))) {
-                    WaitEnd::TimedOut => {
+                let nap = if self.daemon.owes_answer() { DAEMON_GLANCE } else { rescan };
+                match futex::wait(word, doorbell::ON_FUTEX as u32, Some(left.min(nap))) {
+                    WaitEnd::TimedOut if self.rescanned.elapsed() >= rescan => {
                         self.core.suspect_all(self.began.elapsed());
                         // Nobody may have rung because the page is spoilt: the daemon is asked without being told to.
-                        let _ = self.core.pull_now(&mut self.daemon);
+                        let _ = self.core.glance_now(&mut self.daemon);
+                        self.rescanned = Instant::now();
                         rescan = (rescan * 2).min(Duration::from_millis(RESCAN_MAX_MS));
                     }
+                    WaitEnd::TimedOut => {}
                     WaitEnd::Interrupted => self.interrupted = self.interruptible,
                     WaitEnd::Woken | WaitEnd::Changed => {}
                 }
@@ -105,7 +111,7 @@ impl Binding {
                 return Some(Some(found));
             }
             // A proxy may have been replaced; a receive pulls by itself.
-            if self.core.pull(&mut self.daemon).is_err() {
+            if self.core.glance(&mut self.daemon).is_err() {
                 return None;
             }
             let now = Instant::now();

@@ -90,7 +90,7 @@ impl Host for Hands {
 
     fn recycled(&mut self, _: Endpoint) {}
 
-    fn pull(&mut self) -> Result<Option<Pulled>, Unavailable> {
+    fn pull(&mut self, _: bool) -> Result<Option<Pulled>, Unavailable> {
         Ok(None)
     }
 }

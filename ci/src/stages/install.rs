@@ -8,7 +8,13 @@ use std::process::Command;
 use std::time::Duration;
 
 /// Program, and the Debian package that holds it.
-const NEEDED: &[(&str, &str)] = &[("ip", "iproute2"), ("setpriv", "util-linux"), ("c++", "g++")];
+const NEEDED: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("setpriv", "util-linux"),
+    ("c++", "g++"),
+    ("nft", "nftables"),
+    ("faketime", "faketime"),
+];
 const TRIES: usize = 3;
 const BETWEEN_TRIES: Duration = Duration::from_secs(5);
 

@@ -4,6 +4,7 @@
 mod book;
 mod cargo_tests;
 mod demo;
+mod faults;
 mod fuzz;
 mod install;
 mod lint;
@@ -69,6 +70,10 @@ const STAGES: &[Stage] = &[
     Stage {
         full_factor: 8,
         ..stage("hostile", 4, "members and nodes that keep no rule", cargo_tests::hostile)
+    },
+    Stage {
+        full_factor: 3,
+        ..stage("faults", 5, "every fault in the middle of every call, on real processes", faults::run)
     },
     Stage { full_factor: 10, ..stage("sim", 4, "seeded simulations of whole clusters", sim::run) },
     stage("mutants", 3, "faults built in on purpose: the simulator finds each", sim::mutants),

@@ -43,7 +43,8 @@ pub fn mutants(job: &mut Job) -> Result<()> {
     Ok(())
 }
 
-fn seed_of(commit: &str) -> Option<u64> {
+/// A number that the commit decides.
+pub fn seed_of(commit: &str) -> Option<u64> {
     u64::from_str_radix(commit.get(..SEED_DIGITS)?, 16).ok()
 }
 

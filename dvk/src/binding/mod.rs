@@ -161,6 +161,8 @@ pub struct Binding {
     pub(crate) doorbell: usize,
     pub(crate) interruptible: bool,
     pub(crate) began: Instant,
+    /// When everything was looked at last, whatever hints and rings said.
+    pub(crate) rescanned: Instant,
     /// The last wait ended by a signal.
     pub(crate) interrupted: bool,
     pub(crate) granting: grants::Granting,
@@ -213,6 +215,7 @@ impl Binding {
             doorbell,
             interruptible,
             began: Instant::now(),
+            rescanned: Instant::now(),
             interrupted: false,
             granting: grants::Granting::default(),
             open_calls: BTreeSet::new(),

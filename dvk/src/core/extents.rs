@@ -72,8 +72,11 @@ impl Core {
         self.may_lend(index, len_bytes) == Ok(true)
     }
 
-    /// Takes home what one peer no longer needs.
+    /// Takes home what one peer no longer needs: all of it, if it has ended.
     pub fn bring_home_from(&mut self, index: PeerIndex) {
+        if self.peer(index).is_some_and(|peer| peer.out.extents > 0) && self.look_at_end(index).is_some() {
+            return self.take_home_all(index);
+        }
         if let Err(corrupt) = self.bring_home(index) {
             self.condemn(index, corrupt);
         }

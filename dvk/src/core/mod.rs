@@ -53,8 +53,9 @@ pub trait Host {
     -> Result<Arc<Mapping>, Unavailable>;
     /// Our side towards `peer` is all zeroes again and may be used for another.
     fn recycled(&mut self, peer: Endpoint);
-    /// The pairs that the daemon has for us, new or moved.
-    fn pull(&mut self) -> Result<Option<Pulled>, Unavailable>;
+    /// The pairs that the daemon has for us, new or moved. Without `patient` a daemon that is slow to answer is not waited for:
+    /// [`Unavailable::Slow`], and its answer is what a later pull gives.
+    fn pull(&mut self, patient: bool) -> Result<Option<Pulled>, Unavailable>;
 }
 
 /// Both sides of a pair, mapped.
@@ -328,9 +329,33 @@ impl Core {
         Ok(())
     }
 
+    /// The same for who has other things to do: what a slow daemon has rung for is done at a later look.
+    #[inline]
+    pub fn glance(&mut self, host: &mut dyn Host) -> Result<(), Unavailable> {
+        let pulls = self.doorbells.pulls(self.doorbell);
+        if pulls == self.pulls_seen {
+            return Ok(());
+        }
+        match self.pull_all(host, false) {
+            Ok(()) => self.pulls_seen = pulls,
+            Err(Unavailable::Slow) => {}
+            Err(why) => return Err(why),
+        }
+        Ok(())
+    }
+
     /// Asks the daemon in any case: a spoilt doorbell page hides a ring.
     pub fn pull_now(&mut self, host: &mut dyn Host) -> Result<(), Unavailable> {
-        while let Some(pulled) = host.pull()? {
+        self.pull_all(host, true)
+    }
+
+    /// The same without waiting for it.
+    pub fn glance_now(&mut self, host: &mut dyn Host) -> Result<(), Unavailable> {
+        self.pull_all(host, false)
+    }
+
+    fn pull_all(&mut self, host: &mut dyn Host, patient: bool) -> Result<(), Unavailable> {
+        while let Some(pulled) = host.pull(patient)? {
             match pulled {
                 Pulled::Introduced(new) => {
                     self.introduce(new);

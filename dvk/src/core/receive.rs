@@ -66,7 +66,7 @@ impl Core {
     }
 
     fn due_of_all(&mut self, accepts: Accepts, host: &mut dyn Host) -> Result<Option<Due>, ReceiveError> {
-        self.pull(host).map_err(ReceiveError::Unavailable)?;
+        self.glance(host).map_err(ReceiveError::Unavailable)?;
         self.collect_hints();
         if let Some(woken) = self.next_wake() {
             return Ok(Some(woken));
@@ -359,7 +359,7 @@ impl Core {
         accepts: Accepts,
         host: &mut dyn Host,
     ) -> Result<Option<Due>, ReceiveError> {
-        self.pull(host).map_err(ReceiveError::Unavailable)?;
+        self.glance(host).map_err(ReceiveError::Unavailable)?;
         let Some(index) = self.find(source) else {
             return match self.known(source) {
                 super::Known::Alive => Ok(None),

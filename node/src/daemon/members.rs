@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use shm::os::events::{Epoll, Readiness};
 use shm::os::fdpass::{self, PassError};
-use shm::os::peer::PeerProcess;
+use shm::os::peer::{PeerError, PeerProcess};
 
 use super::heritage::Held;
 use super::socket::{WORDS_BYTES, from_bytes, random, send, set_nonblocking, to_bytes};
@@ -139,9 +139,14 @@ impl Members {
     }
 
     fn try_admit(&mut self, conn: ConnId, socket: OwnedFd, epoll: &Epoll) -> Option<Input> {
-        let Ok(process) = PeerProcess::of(socket.as_fd()) else {
-            turn_away(&socket, Refusal::NotAllowed);
-            return None;
+        let process = match PeerProcess::of(socket.as_fd()) {
+            Ok(process) => process,
+            Err(why) => {
+                let at_limit = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(PeerError::Refused);
+                let refusal = if at_limit.contains(&why) { Refusal::NoMemory } else { Refusal::NotAllowed };
+                turn_away(&socket, refusal);
+                return None;
+            }
         };
         let of_user = self.of_user.get(&process.uid).copied().unwrap_or(0);
         if self.open.len() >= CONNECTIONS_MAX || of_user >= CONNECTIONS_OF_USER_MAX {

@@ -89,7 +89,7 @@ impl Host for Hands<'_> {
         let _ = self.ask(Request::Recycled { peer });
     }
 
-    fn pull(&mut self) -> Result<Option<Pulled>, Unavailable> {
+    fn pull(&mut self, _: bool) -> Result<Option<Pulled>, Unavailable> {
         let pulled = match self.ask(Request::Pull)? {
             Reply::Introduced(i) => Some(Pulled::Introduced(self.introduced(&i)?)),
             Reply::Moved(i) => {

@@ -43,7 +43,7 @@ impl Host for Hands {
         self.recycled.push(peer);
     }
 
-    fn pull(&mut self) -> Result<Option<Pulled>, Unavailable> {
+    fn pull(&mut self, _: bool) -> Result<Option<Pulled>, Unavailable> {
         Ok(self.pulled.pop_front())
     }
 }

@@ -25,7 +25,7 @@ const BAD: Duration = Duration::from_secs(4);
 const FLAPS: u32 = 4;
 const LOSS_PERCENT: u32 = 30;
 /// A memory group's: less than its process takes when it is told to eat.
-const GROUP_BYTES_MAX: u64 = 64 << 20;
+const GROUP_BYTES_MAX: u64 = 8 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Victim {
@@ -112,7 +112,7 @@ impl Fault {
     pub fn missing(self) -> Option<String> {
         match self {
             Fault::Clock(_) if clock_library().is_none() => {
-                Some("needs libfaketime (apt-get install libfaketime)".into())
+                Some("needs libfaketime (apt-get install faketime)".into())
             }
             Fault::MemoryGroup => Group::make().err(),
             _ => None,
@@ -145,6 +145,8 @@ impl Scene {
                     self.hosts.lose(HIT, OTHER, percent);
                 }
                 hooks.struck();
+                let incarnations = || [OTHER, HIT].map(|node| self.cluster.status(node).incarnation);
+                let before = incarnations();
                 if fault == Fault::CutLong {
                     self.until_both_are_dead();
                 } else {
@@ -152,6 +154,12 @@ impl Scene {
                 }
                 hooks.before_mended();
                 self.hosts.lose_nothing();
+                if fault == Fault::CutLong {
+                    eventually("whom another has declared dead begins anew", LONG, || {
+                        let after = incarnations();
+                        (0..2).all(|at| after[at] != before[at])
+                    });
+                }
             }
             Fault::HalfOpen => {
                 let pid = self.pid(Victim::Proxy, application);
@@ -186,7 +194,7 @@ impl Scene {
                 let group = Group::make().unwrap_or_else(|why| panic!("{why}"));
                 group.take(application);
                 hooks.struck();
-                eventually("the kernel kills it", LONG, || has_ended(application));
+                eventually("it ends: the kernel kills it, or it needs no more", LONG, || has_ended(application));
             }
             Fault::Clock(_) => {
                 std::fs::write(&self.clock, "-3600\n").expect("a file of our own");

@@ -14,11 +14,18 @@ use crate::process::system::LONG;
 
 const SLOT: u16 = 9;
 
-struct Struck(u64);
+struct Struck<'a> {
+    at_ms: u64,
+    binds: &'a mut Program,
+    eats: bool,
+}
 
-impl Hooks for Struck {
+impl Hooks for Struck<'_> {
     fn struck(&mut self) {
-        self.0 = now_ms();
+        self.at_ms = now_ms();
+        if self.eats {
+            self.binds.order("eat");
+        }
     }
 }
 
@@ -71,13 +78,10 @@ pub fn play(scene: &Scene, fault: Fault) -> String {
     let mut saw = Vec::new();
     they_meet(&binds, &looks, &mut saw);
     assert!(saw.is_empty(), "before anything was broken: {saw:?}");
-    let mut struck = Struck(0);
     let pid = binds.pid();
-    if fault == Fault::MemoryGroup {
-        // Who binds allocates little: what it is told to eat is the other columns' way.
-        return "not played: nothing is allocated between a bind and the next".to_owned();
-    }
+    let mut struck = Struck { at_ms: 0, binds: &mut binds, eats: fault == Fault::MemoryGroup };
     scene.suffer(fault, pid, &mut struck);
+    let struck_ms = struck.at_ms;
     if fault.ends_application() {
         binds.kill();
         binds = binder(scene, fault);
@@ -107,11 +111,14 @@ pub fn play(scene: &Scene, fault: Fault) -> String {
     for (at, why) in &saw {
         kinds.entry(why).or_insert((*at, 0)).1 += 1;
     }
+    if kinds.is_empty() && fault.ends_application() {
+        return "another is bound in its slot, and called".to_owned();
+    }
     if kinds.is_empty() {
         return format!("all went well, the slowest in {}", time(slowest));
     }
     let text = |(why, (at, count)): (&&str, &(u64, u64))| {
-        format!("`{why}` after {}, {count} times", time(at.saturating_sub(struck.0)))
+        format!("`{why}` after {}, {count} times", time(at.saturating_sub(struck_ms)))
     };
     kinds.iter().map(text).collect::<Vec<_>>().join("; ")
 }

@@ -13,6 +13,8 @@ use crate::process::roles::talk::{Taken, Talk, Told, now_ms};
 use crate::process::system::LONG;
 
 const SLOT: u16 = 0;
+/// Failures that a cell's report shows.
+const SHOWN_MAX: usize = 20;
 /// They go on for so long after all is mended.
 const AFTERWARDS: Duration = Duration::from_millis(700);
 
@@ -138,7 +140,7 @@ impl Pair {
         let until = Instant::now() + LONG;
         loop {
             let report = self.caller.report(until.saturating_duration_since(Instant::now()));
-            if report.starts_with("saw") {
+            if report.starts_with("saw") && self.saw.len() < SHOWN_MAX {
                 println!("the caller {report}");
             }
             self.saw.extend(Saw::of(&report));
@@ -289,11 +291,16 @@ fn allowed(fault: Fault, talk: Talk) -> &'static [&'static str] {
     }
     if fault == Fault::CutLong {
         return match talk {
-            Talk::CallAfter => &["DeadSource"],
+            // Whether the other node's word that it was taken came before the cut.
+            Talk::CallAfter => &["DeadSource", "DeliveryUnknown"],
             Talk::Copy => &["DeadSource"],
             Talk::Send | Talk::CallBefore => &["DeliveryUnknown", "DeadDestination"],
             _ => &["DeadDestination"],
         };
+    }
+    if fault.is_limit() && talk == Talk::Copy {
+        // Where no memory can be had, none is granted: who was asked for a grant drops the request.
+        return &["Abandoned", "Unavailable(NoMemory)", "Unavailable(Refused(NoMemory))"];
     }
     &[]
 }

@@ -145,7 +145,7 @@ impl Attacker<'_> {
     /// Takes in whoever has made a pair with it.
     pub fn pull(&mut self) {
         loop {
-            match self.daemon.pull() {
+            match self.daemon.pull(true) {
                 Ok(Some(Pulled::Introduced(new))) => self.take(new),
                 Ok(Some(_)) => {}
                 Ok(None) => return,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use abi::grant::{Access, Grant};
 use abi::{Endpoint, Slot};
 use dvk::{
-    CopyEnd, CopyError, Delivery, From, GrantSegment, LoanError, Message, NotifyError,
+    CopyEnd, CopyError, Delivery, From, GrantError, GrantSegment, LoanError, Message, NotifyError,
     ReceiveError, SendError, SendrecError, Timeout, Unavailable, View, What,
 };
 
@@ -92,7 +92,7 @@ const LAST_BIT: u32 = 31;
 /// Views that are kept, where views are kept.
 const KEPT: usize = 4;
 /// What the one in a small memory group takes when it is told to eat.
-const MEAL_BYTES: usize = 256 << 20;
+pub const MEAL_BYTES: usize = 256 << 20;
 
 /// Milliseconds on a clock that all processes of the machine share.
 pub fn now_ms() -> u64 {
@@ -454,21 +454,30 @@ impl Taker {
     }
 
     fn grant(&mut self, request: &Delivery) {
-        let me = &mut self.life.me;
-        let segment = self.segment.get_or_insert_with(|| {
-            let segment = me.grant_segment(COPY_BYTES as u64, Access::Read).expect("memory to grant");
-            let mut bytes = vec![0; COPY_BYTES];
-            fill(&mut bytes, 0);
-            segment.write_from(0, &bytes).expect("its own segment");
-            segment
-        });
-        match me.grant(segment, 0, COPY_BYTES as u64, request.source()) {
+        match self.make_grant(request.source()) {
             Ok(grant) => {
-                let _ = me.reply(request, Message::new(GRANT).inline(&grant.to_bytes()));
+                let reply = Message::new(GRANT).inline(&grant.to_bytes());
+                let _ = self.life.me.reply(request, reply);
             }
             // Dropped unanswered, the request is abandoned: its client asks again.
             Err(why) => report(format_args!("no grant: {why:?}")),
         }
+    }
+
+    fn make_grant(&mut self, to: Endpoint) -> Result<Grant, GrantError> {
+        let me = &mut self.life.me;
+        let segment = match self.segment.take() {
+            Some(segment) => segment,
+            None => {
+                let segment = me.grant_segment(COPY_BYTES as u64, Access::Read)?;
+                let mut bytes = vec![0; COPY_BYTES];
+                fill(&mut bytes, 0);
+                segment.write_from(0, &bytes).expect("its own segment");
+                segment
+            }
+        };
+        let segment = self.segment.insert(segment);
+        me.grant(segment, 0, COPY_BYTES as u64, to)
     }
 }
 

@@ -1,27 +1,29 @@
 //! Driver: the connection to the node's daemon: binding, introductions, segments. Off the message path.
 
-use std::collections::BTreeMap;
+mod meeting;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use abi::limits::{INTRODUCTION_WAIT_MS, SIDES_MORE, SIDES_SPARE_MIN};
-use abi::member::{Introduction, NUMBER, Refusal, Reply, Request, Rings, SegmentKind, VERSION, WORDS};
+use abi::limits::INTRODUCTION_WAIT_MS;
+use abi::member::{NUMBER, Refusal, Reply, Request, SegmentKind, VERSION, WORDS};
 use abi::{DcId, Endpoint, Incarnation, Name, NodeId, Slot, doorbell, side, table};
 use shm::doorbell::Doorbells;
 use shm::map::{Access, MapError, Mapping};
 use shm::os::events::{Ringer, Rung};
 use shm::os::fdpass::{self, PassError};
-use shm::side::{OwnSide, PeerSide};
 use shm::words::{OwnWords, Words};
 
 use crate::binding::Privileges;
-use crate::core::{Host, Introduced, Pulled};
 use crate::error::{Errno, Unavailable};
 use crate::polling::Polling;
 
 const ANSWER_WAIT: Duration = Duration::from_millis(INTRODUCTION_WAIT_MS);
+/// How long who has other things to do waits for a daemon.
+const GLANCE: Duration = Duration::from_millis(2);
 
 /// Connections that may break before one is welcomed.
 const HELLO_TRIES: u32 = 5;
@@ -32,7 +34,8 @@ pub struct Daemon {
     welcome: Welcome,
     own: BTreeMap<u32, Arc<Mapping>>,
     sides: u32,
-    sides_used: u32,
+    /// Who has one of our sides.
+    sides_of: BTreeSet<Endpoint>,
     /// Of a private binding: the side segment of each peer.
     of_peers: Option<BTreeMap<Endpoint, u32>>,
     /// Peers whose memory could not be mapped when the daemon told of them, and whether it was of a new place of theirs. Tried
@@ -48,7 +51,17 @@ pub struct Daemon {
 struct Numbered {
     socket: OwnedFd,
     asked: u64,
+    /// The number of a pull that was not waited for, and its answer, if that came while something else was.
+    pull: Option<u64>,
+    pulled: Option<Answer>,
     /// The last answer's descriptors found no place in this process.
+    lost: bool,
+}
+
+/// An answer with its descriptors, and whether some of these were lost.
+struct Answer {
+    reply: Reply,
+    fds: Vec<OwnedFd>,
     lost: bool,
 }
 
@@ -95,7 +108,7 @@ impl Daemon {
     pub fn connect(socket: &Path, dc: Name) -> Result<Daemon, Unavailable> {
         let mut tries = 0;
         let (socket, (reply, fds)) = loop {
-            let mut connection = Numbered { socket: fdpass::connect(socket).map_err(of_connect)?, asked: 0, lost: false };
+            let mut connection = Numbered::new(fdpass::connect(socket).map_err(of_connect)?);
             match connection.ask(Request::Hello { version: VERSION, dc }) {
                 // A daemon that was killed between taking the connection and keeping it took it along; its successor,
                 // if it has one, takes the next. Nothing has been asked for yet.
@@ -126,12 +139,17 @@ impl Daemon {
             welcome,
             own: BTreeMap::new(),
             sides: 0,
-            sides_used: 0,
+            sides_of: BTreeSet::new(),
             of_peers: None,
             unmet: BTreeMap::new(),
             rings: BTreeMap::new(),
             polling: None,
         })
+    }
+
+    /// It was asked what it has for us, and has not answered yet.
+    pub(crate) fn owes_answer(&self) -> bool {
+        self.socket.pull.is_some()
     }
 
     pub fn welcome(&self) -> &Welcome {
@@ -235,148 +253,6 @@ impl Daemon {
         }
     }
 
-    fn add_sides(&mut self) -> Result<(), Unavailable> {
-        let more = if self.of_peers.is_some() { 1 } else { SIDES_MORE };
-        let (index, map) = self.new_segment(SegmentKind::Sides, more as u64 * side::BYTES as u64)?;
-        self.own.insert(index, map);
-        self.sides += more;
-        Ok(())
-    }
-
-    /// Has sides for the next peers. It may come to a limit of its own or of the daemon's: whoever comes then finds it not
-    /// ready, until a later look finds room.
-    fn spare_sides(&mut self) -> Result<(), Unavailable> {
-        while self.sides_used + SIDES_SPARE_MIN > self.sides {
-            match self.add_sides() {
-                Err(Unavailable::Refused(_) | Unavailable::NoMemory) => break,
-                added => added?,
-            }
-        }
-        Ok(())
-    }
-
-    /// The pair with `to`. `Ok(None)`: the other side is not ready, ask again. `follow`: for a call of ours that was
-    /// passed on to it.
-    pub fn introduce(&mut self, to: Endpoint, follow: bool) -> Result<Option<Introduced>, Unavailable> {
-        self.spare_sides()?;
-        if self.sides_used >= self.sides {
-            return Err(Unavailable::Refused(Refusal::LimitReached));
-        }
-        let request = if follow { Request::Follow { to } } else { Request::Introduce { to } };
-        match self.ask(request) {
-            Ok((Reply::Introduced(introduction), fds)) => {
-                let met = self.introduced(introduction, fds);
-                self.remember(to, false, &met);
-                met.map(Some)
-            }
-            Err(Unavailable::Refused(Refusal::NotReady)) => Ok(None),
-            Ok(_) => Err(Unavailable::Broken),
-            Err(why) => Err(why),
-        }
-    }
-
-    fn introduced(&mut self, i: Introduction, fds: Vec<OwnedFd>) -> Result<Introduced, Unavailable> {
-        let map = self.own.get(&i.own_segment).ok_or(Unavailable::Broken)?;
-        let own = OwnWords::mapped(map, i.own_side as usize * side::BYTES, side::WORDS);
-        let own = OwnSide::new(own.map_err(|_| Unavailable::Broken)?);
-        let (side, ring) = self.far(&i, fds)?;
-        self.sides_used += 1;
-        if let Some(of_peers) = &mut self.of_peers {
-            of_peers.insert(i.peer, i.own_segment);
-        }
-        let doorbell = i.doorbell as usize;
-        let Introduction { peer, memory, proxied, allowed, .. } = i;
-        Ok(Introduced { peer, own, side, memory, doorbell, proxied, allowed, ring })
-    }
-
-    /// A peer that could not be met is met later: for the daemon it is.
-    fn remember<T>(&mut self, peer: Endpoint, moved: bool, met: &Result<T, Unavailable>) {
-        match met {
-            Err(Unavailable::NoMemory) => drop(self.unmet.entry(peer).or_insert(moved)),
-            _ => drop(self.unmet.remove(&peer)),
-        }
-    }
-
-    /// Somebody who could not be met before, and can be now.
-    fn meet_late(&mut self) -> Result<Option<Pulled>, Unavailable> {
-        let unmet: Vec<(Endpoint, bool)> = self.unmet.iter().map(|(peer, moved)| (*peer, *moved)).collect();
-        for (peer, moved) in unmet {
-            let met = match self.ask(Request::Introduce { to: peer }) {
-                Ok((Reply::Introduced(i), fds)) if moved => self.moved(&i, fds),
-                Ok((Reply::Introduced(i), fds)) => self.introduced(i, fds).map(Pulled::Introduced),
-                // Its proxy is being replaced: it comes again.
-                Err(Unavailable::Refused(Refusal::NotReady)) => continue,
-                // It has ended. If we had it never, nobody else gives its side back.
-                Err(Unavailable::Refused(_)) => {
-                    self.unmet.remove(&peer);
-                    if !moved {
-                        let _ = self.done(Request::Recycled { peer });
-                    }
-                    continue;
-                }
-                Ok(_) => Err(Unavailable::Broken),
-                Err(why) => Err(why),
-            };
-            match met {
-                Ok(pulled) => {
-                    self.unmet.remove(&peer);
-                    return Ok(Some(pulled));
-                }
-                // Said before.
-                Err(Unavailable::NoMemory) => {}
-                Err(why) => return Err(why),
-            }
-        }
-        Ok(None)
-    }
-
-    fn moved(&mut self, i: &Introduction, fds: Vec<OwnedFd>) -> Result<Pulled, Unavailable> {
-        let (side, ring) = self.far(i, fds)?;
-        let doorbell = i.doorbell as usize;
-        Ok(Pulled::Moved { peer: i.peer, side, memory: i.memory, doorbell, ring })
-    }
-
-    /// The peer's side: only its own part of the segment is mapped.
-    fn far(
-        &mut self,
-        i: &Introduction,
-        fds: Vec<OwnedFd>,
-    ) -> Result<(PeerSide, Option<Arc<Ringer>>), Unavailable> {
-        if i.doorbell as usize >= doorbell::COUNT {
-            return Err(Unavailable::Broken);
-        }
-        let mut fds = fds.into_iter();
-        let fd = fds.next().ok_or_else(|| self.socket.missing())?;
-        let offset = i.side as u64 * side::BYTES as u64;
-        let map = Mapping::shared(fd.as_fd(), offset, side::BYTES, Access::ReadOnly).map_err(no_memory)?;
-        let side = PeerSide::new(Words::mapped(&map, 0, side::WORDS).map_err(|_| Unavailable::Broken)?);
-        let ring = self.take_rings(i.peer, i.rings, fds)?;
-        if !i.proxied {
-            return Ok((side, ring.map(Arc::new)));
-        }
-        let ring = Arc::new(ring.ok_or_else(|| self.socket.missing())?);
-        Ok((side, Some(self.rings.entry(i.memory).or_insert(ring).clone())))
-    }
-
-    /// The descriptors by which a pair's ends wake each other: ours is watched, theirs is returned.
-    fn take_rings(
-        &mut self,
-        peer: Endpoint,
-        rings: Rings,
-        mut fds: impl Iterator<Item = OwnedFd>,
-    ) -> Result<Option<Ringer>, Unavailable> {
-        let mut next = |wanted: bool| match wanted {
-            true => fds.next().map(Some).ok_or_else(|| self.socket.missing()),
-            false => Ok(None),
-        };
-        let (theirs, ours) = (next(rings.theirs)?, next(rings.ours)?);
-        if let (Some(fd), Some(polling)) = (ours, &mut self.polling) {
-            let rung = Rung::adopt(fd).map_err(|_| Unavailable::Broken)?;
-            polling.watch(peer, rung).map_err(|_| Unavailable::NoMemory)?;
-        }
-        theirs.map(Ringer::adopt).transpose().map_err(|_| Unavailable::Broken)
-    }
-
     /// Has whoever rings us do so by a descriptor, should we sleep in epoll.
     pub(crate) fn poll(&mut self) -> Result<(), Unavailable> {
         let (Reply::Polled, fds) = self.ask(Request::Poll)? else { return Err(Unavailable::Broken) };
@@ -422,13 +298,6 @@ impl Daemon {
         self.done(Request::DropSegment { segment })
     }
 
-    /// A side segment of a private binding was one peer's, and is nobody's any more.
-    fn let_go(&mut self, segment: u32) {
-        if self.own.remove(&segment).is_some() {
-            self.sides = self.sides.saturating_sub(1);
-        }
-    }
-
     pub fn unbind(&mut self) -> Result<(), Unavailable> {
         self.done(Request::Unbind)
     }
@@ -453,7 +322,40 @@ impl Numbered {
         if self.lost { Unavailable::NoMemory } else { Unavailable::Broken }
     }
 
+    fn new(socket: OwnedFd) -> Numbered {
+        Numbered { socket, asked: 0, pull: None, pulled: None, lost: false }
+    }
+
     fn ask(&mut self, request: Request) -> Result<(Reply, Vec<OwnedFd>), Unavailable> {
+        // Who was turned away finds the connection closed, and why in what came before that.
+        let number = match self.say(request) {
+            Err(Unavailable::Broken) => self.asked,
+            said => said?,
+        };
+        self.answer(number, ANSWER_WAIT)
+    }
+
+    /// Asks for the next thing that the daemon has for us, unless it has been asked already and not answered yet.
+    fn pull(&mut self, patient: bool) -> Result<(Reply, Vec<OwnedFd>), Unavailable> {
+        if let Some(answer) = self.pulled.take() {
+            return self.open(answer);
+        }
+        let (number, wait) = match self.pull {
+            Some(number) => (number, Duration::ZERO),
+            None => (self.say(Request::Pull)?, GLANCE),
+        };
+        self.pull = Some(number);
+        match self.answer(number, if patient { ANSWER_WAIT } else { wait }) {
+            Err(Unavailable::Slow) => Err(Unavailable::Slow),
+            answer => {
+                self.pull = None;
+                answer
+            }
+        }
+    }
+
+    /// Sends a request, and gives its number.
+    fn say(&mut self, request: Request) -> Result<u64, Unavailable> {
         self.asked += 1;
         let mut words = request.to_words();
         words[NUMBER] = self.asked;
@@ -462,17 +364,22 @@ impl Numbered {
             out.copy_from_slice(&word.to_le_bytes());
         }
         fdpass::send_with_fds(&self.socket, &bytes, &[]).map_err(broken)?;
+        Ok(self.asked)
+    }
+
+    /// Waits for the answer to a request.
+    fn answer(&mut self, number: u64, within: Duration) -> Result<(Reply, Vec<OwnedFd>), Unavailable> {
+        let mut bytes = [0; WORDS * 8];
+        let mut words = [0; WORDS];
+        let until = Instant::now() + within;
         loop {
             bytes.fill(0);
-            self.lost = false;
-            let (len, fds) = match fdpass::recv_with_fds_within(&self.socket, &mut bytes, ANSWER_WAIT) {
-                Ok(got) => got,
+            let left = until.saturating_duration_since(Instant::now());
+            let (len, fds, lost) = match fdpass::recv_with_fds_within(&self.socket, &mut bytes, left) {
+                Ok((len, fds)) => (len, fds, false),
                 Err(PassError::TimedOut) => return Err(Unavailable::Slow),
                 // The words are here all the same.
-                Err(PassError::LostDescriptors) => {
-                    self.lost = true;
-                    (bytes.len(), Vec::new())
-                }
+                Err(PassError::LostDescriptors) => (bytes.len(), Vec::new(), true),
                 Err(_) => return Err(Unavailable::Broken),
             };
             if len != bytes.len() {
@@ -481,78 +388,26 @@ impl Numbered {
             for (word, eight) in words.iter_mut().zip(bytes.chunks_exact(8)) {
                 *word = u64::from_le_bytes(eight.try_into().unwrap_or([0; 8]));
             }
-            // Said again by a successor, or too late for who asked: nobody waits for it.
-            if (1..self.asked).contains(&words[NUMBER]) {
+            let of = words[NUMBER];
+            if of != number && self.pull == Some(of) {
+                let reply = Reply::from_words(&words).ok_or(Unavailable::Broken)?;
+                (self.pull, self.pulled) = (None, Some(Answer { reply, fds, lost }));
                 continue;
             }
-            return match Reply::from_words(&words).ok_or(Unavailable::Broken)? {
-                Reply::Refused(why) => Err(Unavailable::Refused(why)),
-                reply => Ok((reply, fds)),
-            };
+            // Said again by a successor, or too late for who asked: nobody waits for it.
+            if of != number && (1..=self.asked).contains(&of) {
+                continue;
+            }
+            let reply = Reply::from_words(&words).ok_or(Unavailable::Broken)?;
+            return self.open(Answer { reply, fds, lost });
         }
     }
-}
 
-impl Host for Daemon {
-    fn map_granted(
-        &mut self,
-        memory: u32,
-        segment: u32,
-        writable: bool,
-    ) -> Result<Arc<Mapping>, Unavailable> {
-        self.map(memory, segment, if writable { Access::ReadWrite } else { Access::ReadOnly })
-    }
-
-    fn map_segment(&mut self, memory: u32, segment: u32) -> Result<Arc<Mapping>, Unavailable> {
-        self.map(memory, segment, Access::ReadOnly)
-    }
-
-    fn recycled(&mut self, peer: Endpoint) {
-        self.sides_used = self.sides_used.saturating_sub(1);
-        if let Some(segment) = self.of_peers.as_mut().and_then(|of| of.remove(&peer)) {
-            self.let_go(segment);
+    fn open(&mut self, answer: Answer) -> Result<(Reply, Vec<OwnedFd>), Unavailable> {
+        self.lost = answer.lost;
+        match answer.reply {
+            Reply::Refused(why) => Err(Unavailable::Refused(why)),
+            reply => Ok((reply, answer.fds)),
         }
-        if let Some(polling) = &mut self.polling {
-            polling.forget(peer);
-        }
-        // Without a daemon nobody can use the side again either.
-        let _ = self.done(Request::Recycled { peer });
-    }
-
-    fn pull(&mut self) -> Result<Option<Pulled>, Unavailable> {
-        let answer = loop {
-            match self.ask(Request::Pull)? {
-                (Reply::Spent { segment }, _) => self.let_go(segment),
-                answer => break answer,
-            }
-        };
-        let pulled = match answer {
-            (Reply::Introduced(i), fds) => {
-                let met = self.introduced(i, fds);
-                self.remember(i.peer, false, &met);
-                Some(Pulled::Introduced(met?))
-            }
-            (Reply::Moved(i), fds) => {
-                let met = self.moved(&i, fds);
-                self.remember(i.peer, true, &met);
-                Some(met?)
-            }
-            (Reply::Gone { peer }, _) => {
-                if self.unmet.remove(&peer) == Some(false) {
-                    // The core never had it: nobody else gives its side back.
-                    let _ = self.done(Request::Recycled { peer });
-                }
-                Some(Pulled::Gone { peer })
-            }
-            (Reply::Rings { peer, rings }, fds) => {
-                let ring = self.take_rings(peer, rings, fds.into_iter())?;
-                Some(Pulled::Rings { peer, ring: ring.map(Arc::new) })
-            }
-            (Reply::Warned { endpoint }, _) => Some(Pulled::Warned { endpoint }),
-            (Reply::Nothing, _) => self.meet_late()?,
-            _ => return Err(Unavailable::Broken),
-        };
-        self.spare_sides()?;
-        Ok(pulled)
     }
 }
