@@ -52,6 +52,9 @@ const ROWS: &[(&str, &str)] = &[
 ];
 
 const TABLE: &str = "docs/faults.md";
+/// How often a demonstration and a copy are interrupted.
+const INTERRUPTS: &str = "4";
+const INTERRUPTS_FULL: &str = "40";
 /// Cells at once: they mostly wait.
 const CELLS_AT_ONCE: &str = "--test-threads=8";
 
@@ -61,7 +64,8 @@ pub fn run(job: &mut Job) -> Result<()> {
     let columns = columns(if job.is_full { None } else { Some(seed) });
     job.remark(&format!("columns: {}", columns.join(", ")));
     let mut command = job.cargo(&["test", "--release", "-p", "node", "--test", "process", "--"]);
-    command.args(columns.iter().map(|column| format!("faults::{column}::")));
+    command.args(columns.iter().map(|column| format!("faults::{column}::"))).arg("faults::interrupted::");
+    command.env("INTERRUPTS", if job.is_full { INTERRUPTS_FULL } else { INTERRUPTS });
     command.args(["--show-output", CELLS_AT_ONCE]).env("DVS_BIN", dvs).env("FAULT_CELLS", "1");
     let done = job.run(command)?;
     cargo_tests::judge_tests(job, "faults", &done);

@@ -1,7 +1,7 @@
 //! The column `cp`: a file goes from one node to the other. What is cut short is done when it is asked for again.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -9,10 +9,11 @@ use serde_json::Value;
 
 use super::fault::{Fault, HIT, OTHER, Scene};
 use super::{Hooks, drain, time};
-use crate::process::cluster::DC;
+use crate::process::cluster::{Cluster, DC};
 use crate::process::roles::talk::now_ms;
 use crate::process::system::{Chance, LONG};
 
+const NAME: &str = "file";
 const FILE_BYTES: usize = 48 << 20;
 const GLANCE: Duration = Duration::from_millis(1);
 
@@ -36,16 +37,48 @@ impl Hooks for Frozen {
     }
 }
 
-fn start(scene: &Scene, file: &Path, folder: &Path) -> Child {
-    let mut command = scene.cluster.ground.command();
-    command.args(["--json", "cp", "--dc", DC, "--cluster"]).arg(scene.cluster.file(OTHER));
-    command.args(["--node", &OTHER.to_string()]).arg(file).arg(format!("{HIT}:{}/", folder.display()));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().expect("dvs starts")
+/// A file, where it goes, and who carries it.
+pub struct Copy {
+    bytes: Vec<u8>,
+    file: PathBuf,
+    folder: PathBuf,
+}
+
+impl Copy {
+    pub fn prepare(cluster: &Cluster, folder: &str, seed: u64) -> Copy {
+        let here = cluster.ground.folder();
+        let (file, folder) = (here.join(NAME), here.join(folder));
+        std::fs::create_dir(&folder).expect("a folder of our own");
+        let mut chance = Chance::new(seed);
+        let bytes: Vec<u8> = (0..FILE_BYTES / 8).flat_map(|_| chance.below(u64::MAX).to_le_bytes()).collect();
+        std::fs::write(&file, &bytes).expect("a file of our own");
+        Copy { bytes, file, folder }
+    }
+
+    pub fn command(&self, cluster: &Cluster) -> Command {
+        let mut command = cluster.ground.command();
+        command.args(["--json", "cp", "--dc", DC, "--cluster"]).arg(cluster.file(OTHER));
+        command.args(["--node", &OTHER.to_string()]).arg(&self.file);
+        command.arg(format!("{HIT}:{}/", self.folder.display()));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    pub fn target(&self) -> PathBuf {
+        self.folder.join(NAME)
+    }
+
+    fn part(&self) -> PathBuf {
+        self.folder.join(format!(".{NAME}.dvs-part"))
+    }
+
+    pub fn has_arrived(&self) -> bool {
+        std::fs::read(self.target()).is_ok_and(|found| found == self.bytes)
+    }
 }
 
 /// Waits for its end; gives its exit code and its answer.
-fn end(mut child: Child) -> (Option<i32>, Value) {
+pub fn end(mut child: Child) -> (Option<i32>, Value) {
     let outputs = [drain(child.stdout.take()), drain(child.stderr.take())];
     let until = Instant::now() + LONG * 2;
     let status = loop {
@@ -64,7 +97,7 @@ fn end(mut child: Child) -> (Option<i32>, Value) {
 }
 
 /// The process at the other end of the copy.
-fn far_end() -> Option<u32> {
+pub fn far_end() -> Option<u32> {
     let entries = std::fs::read_dir("/proc").ok()?;
     let mut pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
     pids.find(|pid| {
@@ -74,42 +107,33 @@ fn far_end() -> Option<u32> {
     })
 }
 
-fn part(folder: &Path) -> PathBuf {
-    folder.join(".file.dvs-part")
-}
-
 /// Plays the cell, and says what became of the copy.
 pub fn play(scene: &Scene, fault: Fault) -> String {
-    let folder = scene.cluster.ground.folder().join("there");
-    std::fs::create_dir(&folder).expect("a folder of our own");
-    let file = scene.cluster.ground.folder().join("file");
-    let mut chance = Chance::new(7);
-    let bytes: Vec<u8> = (0..FILE_BYTES / 8).flat_map(|_| chance.below(u64::MAX).to_le_bytes()).collect();
-    std::fs::write(&file, &bytes).expect("a file of our own");
-    let child = start(scene, &file, &folder);
+    let job = Copy::prepare(&scene.cluster, "there", 7);
+    let start = || job.command(&scene.cluster).spawn().expect("dvs starts");
+    let child = start();
     let mut frozen = Frozen { pid: Pid::from_child(&child), struck_ms: 0 };
     let until = Instant::now() + LONG;
-    while !part(&folder).metadata().is_ok_and(|m| m.len() > 0) {
+    while !job.part().metadata().is_ok_and(|m| m.len() > 0) {
         assert!(Instant::now() < until, "nothing is copied");
         std::thread::sleep(GLANCE);
     }
     frozen.signal(Signal::STOP);
-    assert!(!folder.join("file").exists(), "it was struck in the middle");
+    assert!(!job.target().exists(), "it was struck in the middle");
     let application = far_end().expect("the other end of the copy");
     scene.suffer(fault, application, &mut frozen);
     let (code, answer) = end(child);
     let took = time(now_ms().saturating_sub(frozen.struck_ms));
-    let arrived = || std::fs::read(folder.join("file")).is_ok_and(|found| found == bytes);
     if code == Some(0) {
-        assert!(arrived(), "dvs cp says that all is there: {answer}");
+        assert!(job.has_arrived(), "dvs cp says that all is there: {answer}");
         return format!("done after {took}");
     }
     assert!(answer["next"].is_string(), "no way out is said: {answer}");
-    assert!(!folder.join("file").exists(), "half a file has got its name");
+    assert!(!job.target().exists(), "half a file has got its name");
     scene.cluster.proxies_up();
-    let (again, second) = end(start(scene, &file, &folder));
+    let (again, second) = end(start());
     assert_eq!(again, Some(0), "the second time: {second}; the first: {answer}");
-    assert!(arrived(), "the second time all is there");
+    assert!(job.has_arrived(), "the second time all is there");
     let resumed = second["resumed_bytes"].as_u64().expect("a number");
     let said = answer["error"].as_str().expect("what went wrong");
     format!("\"{said}\" after {took}; again, with {} MiB there from before: done", resumed >> 20)

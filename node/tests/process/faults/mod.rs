@@ -9,6 +9,7 @@ mod audit;
 mod copying;
 mod fault;
 mod hosts;
+mod interrupted;
 mod seats;
 mod talking;
 
