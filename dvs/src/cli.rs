@@ -18,7 +18,7 @@ use crate::talk::Whom;
 pub use copy::CpArgs;
 pub use dc::{DcCommand, DcCreateArgs, LogsArgs, Via};
 pub use measure::{BenchArgs, BenchCommand};
-use values::{at_least_one, bits, interval, seconds, slot};
+use values::{at_least_one, bits, interval, minutes, seconds, slot};
 
 const EXAMPLES: &str = "Examples:
   dvs demo                                      see it work on this machine, in a minute
@@ -79,6 +79,18 @@ pub enum Command {
         "",
     ))]
     Demo(DemoArgs),
+    /// All calls at random on three nodes of this machine while processes are killed and stopped, and a running balance
+    #[command(after_help = examples(
+        &[
+            "dvs soak",
+            "dvs soak --minutes 60 --programs 6",
+            "dvs soak --minutes 1 --seed 7 --json",
+            "dvs soak --no-faults",
+        ],
+        "What was accepted must be delivered, once and in order: it returns 1 if a message between two that lived was lost,
+doubled or damaged, or a loan did not come home. Each line says so far: accepted, delivered, under way.",
+    ))]
+    Soak(SoakArgs),
     /// Write a cluster file to begin with: three nodes on this machine
     #[command(after_help = examples(&["dvs init", "dvs init two.toml --nodes 2"], ""))]
     Init(InitArgs),
@@ -239,6 +251,25 @@ pub struct DemoArgs {
     #[arg(long)]
     pub netns: bool,
     /// Leave the cluster up, and say how to use it
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct SoakArgs {
+    /// How long
+    #[arg(long, value_name = "N", default_value_t = 10.0, value_parser = minutes, allow_negative_numbers = true)]
+    pub minutes: f64,
+    /// Programs on each node
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=32))]
+    pub programs: u16,
+    /// Of all choices; what the system does with them is its own [default: another one each time]
+    #[arg(long, value_name = "SEED")]
+    pub seed: Option<u64>,
+    /// Kill and stop nothing
+    #[arg(long)]
+    pub no_faults: bool,
+    /// Leave the logs, and say where
     #[arg(long)]
     pub keep: bool,
 }

@@ -33,6 +33,7 @@ mod run;
 mod seat;
 mod send;
 mod show;
+mod soak;
 mod talk;
 mod top;
 mod up;
@@ -68,6 +69,7 @@ fn act(cli: Cli) -> Result<ExitCode> {
     let dir = cli.runtime_dir.as_deref();
     match cli.command {
         Command::Demo(args) => return demo::run(&args, &output),
+        Command::Soak(args) => return soak::run(&args, &output),
         Command::Bench(command) => bench::run(&command, dir, &output)?,
         Command::Init(args) => order::init(&args, &output)?,
         Command::Check(args) => check::check(&args, &output)?,

@@ -98,6 +98,9 @@ fn no_memory(_: MapError) -> Unavailable {
 
 fn of_connect(error: PassError) -> Unavailable {
     match error {
+        PassError::Refused(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOMEM) => {
+            Unavailable::NoMemory
+        }
         PassError::Refused(errno) => Unavailable::NoDaemon(Errno(errno.raw_os_error())),
         _ => Unavailable::NoDaemon(Errno(rustix::io::Errno::CONNREFUSED.raw_os_error())),
     }
@@ -337,21 +340,26 @@ impl Numbered {
 
     /// Asks for the next thing that the daemon has for us, unless it has been asked already and not answered yet.
     fn pull(&mut self, patient: bool) -> Result<(Reply, Vec<OwnedFd>), Unavailable> {
+        if self.pull.is_some() || self.pulled.is_some() {
+            let old = self.pull_answer(if patient { ANSWER_WAIT } else { Duration::ZERO })?;
+            // That there was nothing then says nothing of now.
+            if !matches!(old, (Reply::Nothing, _)) {
+                return Ok(old);
+            }
+        }
+        self.pull = Some(self.say(Request::Pull)?);
+        self.pull_answer(if patient { ANSWER_WAIT } else { GLANCE })
+    }
+
+    fn pull_answer(&mut self, within: Duration) -> Result<(Reply, Vec<OwnedFd>), Unavailable> {
         if let Some(answer) = self.pulled.take() {
             return self.open(answer);
         }
-        let (number, wait) = match self.pull {
-            Some(number) => (number, Duration::ZERO),
-            None => (self.say(Request::Pull)?, GLANCE),
-        };
-        self.pull = Some(number);
-        match self.answer(number, if patient { ANSWER_WAIT } else { wait }) {
-            Err(Unavailable::Slow) => Err(Unavailable::Slow),
-            answer => {
-                self.pull = None;
-                answer
-            }
+        let answer = self.answer(self.pull.unwrap_or(self.asked), within);
+        if !matches!(answer, Err(Unavailable::Slow)) {
+            self.pull = None;
         }
+        answer
     }
 
     /// Sends a request, and gives its number.

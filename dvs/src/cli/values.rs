@@ -10,6 +10,13 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| "not a span: give seconds from 0 on, such as 2 or 0.5".to_owned())
 }
 
+/// How long something goes on.
+pub fn minutes(text: &str) -> Result<f64, String> {
+    let most = 7.0 * 24.0 * 60.0;
+    let number = text.parse().ok().filter(|number: &f64| *number > 0.0 && *number <= most);
+    number.ok_or_else(|| format!("give a number above 0 and up to {most}, such as 10 or 0.5"))
+}
+
 /// How often something is looked at.
 pub fn interval(text: &str) -> Result<Duration, String> {
     let bounds = Duration::from_millis(100)..=Duration::from_secs(3600);

@@ -2,11 +2,13 @@
 //!
 //! Key types: [`Balance`], [`Books`]. Pure. Neighbour: `workers::soak`, who keeps a book.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use crate::workers::soak::Book;
+
+const NAMED_MAX: usize = 20;
 
 /// By endpoint.
 pub type Books = BTreeMap<String, Book>;
@@ -27,6 +29,8 @@ pub struct Balance {
     pub unsure: u64,
     /// Loans that have not come home. At rest only.
     pub loans: u64,
+    /// The first of what is wrong, at rest.
+    pub named: Vec<String>,
 }
 
 impl Balance {
@@ -52,6 +56,46 @@ impl Balance {
         balance
     }
 
+    /// At rest, from the lists of numbers: what was accepted and did not come, and what was refused and came.
+    pub fn of_numbers(books: &Books) -> Balance {
+        let mut balance = Balance::of(books, books);
+        (balance.under_way, balance.doubled) = (0, 0);
+        for (sender, book) in books {
+            for (receiver, out) in &book.sent {
+                let Some(theirs) = books.get(receiver) else { continue };
+                let numbers = |of: &BTreeMap<String, Vec<u64>>, who: &String| -> BTreeSet<u64> {
+                    of.get(who).into_iter().flatten().copied().collect()
+                };
+                let refused: BTreeMap<u64, &str> = book
+                    .refused_numbers
+                    .get(receiver)
+                    .into_iter()
+                    .flatten()
+                    .map(|(number, why)| (*number, why.as_str()))
+                    .collect();
+                let unsure = numbers(&book.unsure_numbers, receiver);
+                let missed = numbers(&theirs.missed, sender);
+                let last = theirs.came.get(sender).copied().unwrap_or_default().number;
+                let accepted = |n: &u64| !refused.contains_key(n) && !unsure.contains(n);
+                for number in missed.iter().copied().chain(last + 1..=out.number).filter(accepted) {
+                    balance.under_way += 1;
+                    balance.name(format!("{number} of {sender} to {receiver} was accepted and did not come"));
+                }
+                for (number, why) in refused.iter().filter(|(n, _)| **n <= last && !missed.contains(n)) {
+                    balance.doubled += 1;
+                    balance.name(format!("{number} of {sender} to {receiver} came, and was refused: {why}"));
+                }
+            }
+        }
+        balance
+    }
+
+    fn name(&mut self, what: String) {
+        if self.named.len() < NAMED_MAX {
+            self.named.push(what);
+        }
+    }
+
     /// Whether nothing is wrong so far.
     pub fn is_sound(&self) -> bool {
         self.doubled == 0 && self.out_of_turn == 0 && self.damaged == 0
@@ -67,6 +111,26 @@ impl Balance {
 mod tests {
     use super::*;
     use crate::workers::soak::{Came, Sent};
+
+    #[test]
+    fn each_number_is_accounted_for_at_rest() {
+        let at_rest = |missed: &[u64], last: u64| {
+            let mut books = books(8, 1, 8);
+            let a = books.get_mut("a").unwrap();
+            a.sent.insert("b".into(), Sent { number: 10, accepted: 8, unsure: 1 });
+            a.refused_numbers.insert("b".into(), vec![(3, "Full".into())]);
+            a.unsure_numbers.insert("b".into(), vec![5]);
+            let b = books.get_mut("b").unwrap();
+            b.missed.insert("a".into(), missed.to_vec());
+            b.came.insert("a".into(), Came { number: last, taken: 8, ..Came::default() });
+            Balance::of_numbers(&books)
+        };
+        assert!(at_rest(&[3, 5], 10).is_settled());
+        assert!(at_rest(&[3], 10).is_settled());
+        assert_eq!(at_rest(&[3, 4], 10).under_way, 1);
+        assert_eq!(at_rest(&[3], 9).under_way, 1);
+        assert_eq!(at_rest(&[], 10).named, ["3 of a to b came, and was refused: Full"]);
+    }
 
     fn books(accepted: u64, unsure: u64, taken: u64) -> Books {
         let mut a = Book::default();

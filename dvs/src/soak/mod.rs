@@ -7,6 +7,7 @@ mod balance;
 mod faults;
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -98,7 +99,7 @@ struct Answer {
 
 pub fn run(args: &SoakArgs, output: &Output) -> Result<ExitCode> {
     interrupt::note_signals()?;
-    let seed = args.seed.unwrap_or_else(|| u64::from(std::process::id()) ^ node::core_seed());
+    let seed = args.seed.unwrap_or_else(|| RandomState::new().hash_one(std::process::id()) >> 16);
     let mut stage = Stage::set(Plan { name: DC, nodes: NODES, address: None, second_dc: None })?;
     stage.free_ports()?;
     let nodes: Vec<&ClusterNode> = stage.place.cluster.nodes.iter().collect();
@@ -272,7 +273,8 @@ impl Soak<'_> {
         }
         let until = Instant::now() + SETTLED_WITHIN;
         loop {
-            let balance = self.balance()?;
+            self.latest = self.books()?;
+            let balance = Balance::of_numbers(&self.latest);
             if balance.is_settled() || Instant::now() >= until {
                 return Ok(balance);
             }
@@ -339,6 +341,6 @@ fn text(answer: &Answer) -> String {
         list(&answer.all.done),
         list(&answer.all.refused),
         if faults.is_empty() { "none".to_owned() } else { faults.join(", ") },
-        answer.strange.join("\n")
+        [&answer.strange[..], &balance.named[..]].concat().join("\n")
     )
 }

@@ -64,6 +64,10 @@ impl Worker {
         Ok(Worker { name: post.name.to_owned(), child, orders, reports, log })
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until it says that it is ready.
     pub fn ready(&mut self) -> Result<()> {
         self.report::<String>(READY_WITHIN).map(|_| ())

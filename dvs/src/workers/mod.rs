@@ -9,6 +9,7 @@ pub mod carry;
 pub mod crew;
 pub mod echo;
 pub mod pour;
+pub mod soak;
 pub mod spread;
 pub mod stage;
 pub mod stream;
@@ -76,6 +77,11 @@ enum Role {
     FileRelay { to: String },
     /// Takes the digest
     FileIn,
+    /// Does everything with everybody, and keeps a book
+    Soak {
+        #[arg(long)]
+        seed: u64,
+    },
     /// Reads and writes files for a `dvs cp`
     Files {
         #[arg(long)]
@@ -87,7 +93,7 @@ enum Role {
 pub fn work(args: WorkerArgs) -> Result<()> {
     let orders = Orders::listen();
     let mut me = Binding::from_env()
-        .context("this program is part of `dvs demo`, `dvs bench` and `dvs cp`: run those")?;
+        .context("this program is part of `dvs demo`, `dvs bench`, `dvs soak` and `dvs cp`: run those")?;
     match args.role {
         Role::Echo(manner) => echo::serve(&mut me, manner),
         Role::Ask { to, manner, cargo } => {
@@ -113,6 +119,7 @@ pub fn work(args: WorkerArgs) -> Result<()> {
             carry::relay(&mut me, to)
         }
         Role::FileIn => carry::receive(&mut me),
+        Role::Soak { seed } => soak::soak(&mut me, seed, &orders),
         Role::Files { client } => crate::cp::work(&mut me, client),
     }
 }
@@ -148,6 +155,11 @@ impl Orders {
             std::process::exit(0);
         });
         Orders(take)
+    }
+
+    /// The next order, if there is one.
+    pub fn look(&self) -> Option<String> {
+        self.0.try_recv().ok()
     }
 
     /// Waits for the next order.

@@ -20,11 +20,15 @@ use super::{Orders, report};
 const PLAIN: u32 = 40;
 /// Asks for a grant.
 const GRANT: u32 = 41;
-const BRIEFLY: Timeout = Timeout::After(Duration::from_millis(200));
+/// How long a call may take: mostly too short for one whose receiver calls somebody itself, so that time runs out often.
+const SHORT: Timeout = Timeout::After(Duration::from_millis(10));
+const LONG: Timeout = Timeout::After(Duration::from_millis(500));
 /// While nothing is begun any more.
 const RESTING: Timeout = Timeout::After(Duration::from_millis(5));
 const LOAN_BYTES_MAX: u64 = 48 << 10;
 const SEGMENT_BYTES: u64 = 64 << 10;
+const TAKEN_AT_ONCE: u32 = 64;
+const POSTED_AT_ONCE: u64 = 32;
 /// Requests and views that are kept for a while, and grants that live.
 const KEPT_MAX: usize = 6;
 const GRANTS_MAX: usize = 32;
@@ -59,8 +63,13 @@ pub struct Book {
     pub done: BTreeMap<String, u64>,
     /// How calls were refused, by name.
     pub refused: BTreeMap<String, u64>,
-    /// Loans that are out; told at rest.
+    /// Told at rest, as all below: loans that are out.
     pub loans: u64,
+    /// Numbers that were refused, by receiver, and how; and those of which it is not known.
+    pub refused_numbers: BTreeMap<String, Vec<(u64, String)>>,
+    pub unsure_numbers: BTreeMap<String, Vec<u64>>,
+    /// Numbers that did not come though a later one did, by sender.
+    pub missed: BTreeMap<String, Vec<u64>>,
     pub strange: Vec<String>,
 }
 
@@ -71,11 +80,20 @@ enum Fate {
     Unsure,
 }
 
+/// What is told at rest only: long by then.
+#[derive(Default)]
+struct Lists {
+    refused: BTreeMap<String, Vec<(u64, String)>>,
+    unsure: BTreeMap<String, Vec<u64>>,
+    missed: BTreeMap<String, Vec<u64>>,
+}
+
 struct Soaker<'a> {
     me: &'a mut Binding,
     chance: u64,
     peers: Vec<Endpoint>,
     book: Book,
+    lists: Lists,
     owed: VecDeque<Delivery>,
     views: Vec<(View, u64)>,
     /// Ours, that others copy from, and what is granted of it.
@@ -95,6 +113,7 @@ pub fn soak(me: &mut Binding, seed: u64, orders: &Orders) -> Result<()> {
         chance: seed | 1,
         peers: Vec::new(),
         book: Book::default(),
+        lists: Lists::default(),
         owed: VecDeque::new(),
         views: Vec::new(),
         lent: None,
@@ -116,6 +135,9 @@ pub fn soak(me: &mut Binding, seed: u64, orders: &Orders) -> Result<()> {
                 _ => {
                     if resting {
                         soaker.book.loans = soaker.me.audit().map_or(u64::MAX, |tally| tally.loans);
+                        soaker.book.refused_numbers.clone_from(&soaker.lists.refused);
+                        soaker.book.unsure_numbers.clone_from(&soaker.lists.unsure);
+                        soaker.book.missed.clone_from(&soaker.lists.missed);
                     }
                     report(&soaker.book)?;
                 }
@@ -169,14 +191,21 @@ impl Soaker<'_> {
     }
 
     fn act(&mut self) {
-        self.take(Timeout::Zero);
-        if self.owed.len() >= KEPT_MAX || self.below(4) == 0 {
+        for _ in 0..TAKEN_AT_ONCE {
+            if !self.take(Timeout::Zero) {
+                break;
+            }
+        }
+        while self.owed.len() >= KEPT_MAX || (!self.owed.is_empty() && self.below(2) == 0) {
             let request = self.owed.pop_front();
             request.iter().for_each(|request| self.answer(request));
         }
-        let Some(peer) = self.somebody() else { return self.take(RESTING) };
+        let Some(peer) = self.somebody() else {
+            self.take(RESTING);
+            return;
+        };
         match self.below(16) {
-            0..=4 => self.post(peer),
+            0..=4 => (0..self.below(POSTED_AT_ONCE)).for_each(|_| self.post(peer)),
             5 | 6 => self.send(peer),
             7..=9 => self.call(peer, PLAIN),
             10 => self.notify(peer),
@@ -186,8 +215,14 @@ impl Soaker<'_> {
                 self.views.truncate(KEPT_MAX / 2);
                 self.take_back();
             }
-            _ => self.take(BRIEFLY),
+            _ => {
+                self.take(RESTING);
+            }
         }
+    }
+
+    fn patience(&mut self) -> Timeout {
+        if self.below(16) == 0 { LONG } else { SHORT }
     }
 
     /// The next message to a peer, now and then with a loan.
@@ -211,16 +246,26 @@ impl Soaker<'_> {
         *self.book.done.entry(what.to_owned()).or_insert(0) += 1;
     }
 
+    /// What became of the last message to an endpoint.
     fn concluded(&mut self, to: Endpoint, fate: &Fate, why: &str) {
-        let sent = self.book.sent.entry(to.to_string()).or_default();
+        let to = to.to_string();
+        let sent = self.book.sent.entry(to.clone()).or_default();
+        let number = sent.number;
         match fate {
             Fate::Accepted => sent.accepted += 1,
-            Fate::Unsure => sent.unsure += 1,
-            Fate::Refused => {}
+            Fate::Unsure => {
+                sent.unsure += 1;
+                self.lists.unsure.entry(to).or_default().push(number);
+            }
+            Fate::Refused => self.lists.refused.entry(to).or_default().push((number, why.to_owned())),
         }
         if !why.is_empty() {
-            *self.book.refused.entry(why.to_owned()).or_insert(0) += 1;
+            self.refused(why);
         }
+    }
+
+    fn refused(&mut self, why: &str) {
+        *self.book.refused.entry(why.to_owned()).or_insert(0) += 1;
     }
 
     /// A peer that is no more is not called again before the next list.
@@ -245,7 +290,8 @@ impl Soaker<'_> {
 
     fn send(&mut self, to: Endpoint) {
         let (message, _) = self.message(to, PLAIN);
-        let Err(why) = self.me.send(to, message, BRIEFLY) else {
+        let patience = self.patience();
+        let Err(why) = self.me.send(to, message, patience) else {
             return self.concluded(to, &Fate::Accepted, "");
         };
         let fate = match why {
@@ -261,7 +307,8 @@ impl Soaker<'_> {
 
     fn call(&mut self, to: Endpoint, kind: u32) {
         let (message, number) = self.message(to, kind);
-        let why = match self.me.sendrec(to, message, BRIEFLY) {
+        let patience = self.patience();
+        let why = match self.me.sendrec(to, message, patience) {
             Ok(reply) => {
                 self.concluded(to, &Fate::Accepted, "");
                 self.count("sendrec");
@@ -305,7 +352,7 @@ impl Soaker<'_> {
         match self.me.notify(to, bits) {
             Ok(()) => self.count("notify"),
             Err(NotifyError::DeadDestination) => self.gone(to),
-            Err(why) => self.concluded(to, &Fate::Refused, &format!("notify: {why:?}")),
+            Err(why) => self.refused(&format!("notify: {why:?}")),
         }
     }
 
@@ -313,7 +360,7 @@ impl Soaker<'_> {
         match self.me.wake(to) {
             Ok(()) => self.count("wake"),
             Err(NotifyError::DeadDestination) => self.gone(to),
-            Err(why) => self.concluded(to, &Fate::Refused, &format!("wake: {why:?}")),
+            Err(why) => self.refused(&format!("wake: {why:?}")),
         }
     }
 
@@ -325,7 +372,7 @@ impl Soaker<'_> {
             return self.call(from, GRANT);
         };
         let len = SEGMENT_BYTES;
-        match self.me.copy(CopyEnd::Granted(grant, 0), CopyEnd::Own(buffer, 0), len, BRIEFLY) {
+        match self.me.copy(CopyEnd::Granted(grant, 0), CopyEnd::Own(buffer, 0), len, LONG) {
             Ok(()) => {
                 let mut bytes = vec![0; len as usize];
                 let read = buffer.read_into(0, &mut bytes);
@@ -335,7 +382,7 @@ impl Soaker<'_> {
                 self.count("copy");
             }
             Err(why) => {
-                self.concluded(from, &Fate::Refused, &format!("copy: {why:?}"));
+                self.refused(&format!("copy: {why:?}"));
                 if matches!(why, CopyError::NoGrant | CopyError::DeadSource) {
                     self.grants.remove(&from);
                 }
@@ -356,12 +403,17 @@ impl Soaker<'_> {
         }
     }
 
-    fn take(&mut self, timeout: Timeout) {
+    /// Whether something was there.
+    fn take(&mut self, timeout: Timeout) -> bool {
         match self.me.receive(From::Any, timeout) {
-            Ok(delivery) => self.enter(delivery),
+            Ok(delivery) => {
+                self.enter(delivery);
+                return true;
+            }
             Err(ReceiveError::TimedOut | ReceiveError::WouldBlock) => {}
             Err(why) => self.strange(format!("receive: {why:?}")),
         }
+        false
     }
 
     fn enter(&mut self, mut delivery: Delivery) {
@@ -387,6 +439,10 @@ impl Soaker<'_> {
             came.taken += 1;
             came.damaged += u64::from(!whole);
             came.out_of_turn += u64::from(number <= came.number);
+            if number > came.number + 1 && whole {
+                let missed = self.lists.missed.entry(source.to_string()).or_default();
+                missed.extend(came.number + 1..number);
+            }
             came.number = came.number.max(number);
         }
         if let Some(view) = view
