@@ -9,6 +9,7 @@ mod fuzz;
 mod install;
 mod lint;
 mod sim;
+mod soak;
 mod unprivileged;
 
 use crate::process::{self, Finished, TAG, cargo_command};
@@ -21,7 +22,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const TOTAL_MINUTES_MAX: u64 = 85;
-const TOTAL_MINUTES_MAX_FULL: u64 = 240;
+const TOTAL_MINUTES_MAX_FULL: u64 = 300;
 /// What a stage left running is given this long to go by itself.
 const LEAVE_GRACE: Duration = Duration::from_secs(5);
 
@@ -61,8 +62,8 @@ const STAGES: &[Stage] = &[
     stage("deny", 1, "licences and sources of third-party crates", lint::deny),
     stage("clippy", 4, "cargo clippy --workspace --all-targets -- -D warnings", lint::clippy),
     stage("build", 6, "cargo build --release --bin dvs", cargo_tests::build),
-    stage("unit", 9, "cargo test --workspace, but for conformance", cargo_tests::unit),
-    stage("book", 3, "its pages, links, programs and commands", book::run),
+    stage("unit", 8, "cargo test --workspace, but for conformance", cargo_tests::unit),
+    stage("book", 2, "its pages, links, programs and commands", book::run),
     stage("conformance", 5, "what every transport must do, on each of them", cargo_tests::conformance),
     stage("loom", 5, "all interleavings of the shared-memory parts, bounded", cargo_tests::loom),
     Stage { full_factor: 5, ..stage("kill", 3, "a peer killed at random instructions", cargo_tests::kill) },
@@ -81,11 +82,15 @@ const STAGES: &[Stage] = &[
         full_factor: 4,
         ..stage("fuzz", 7, "hostile bytes for everything that reads a claim", fuzz::run)
     },
+    Stage {
+        full_factor: 8,
+        ..stage("soak", 6, "all calls at random under faults, also under a sanitizer", soak::run)
+    },
     stage("demo", 3, "the demonstration, as this user", demo::run),
     stage("unprivileged", 4, "demonstration and process tests as a user without rights", unprivileged::run),
     stage("netns", 2, "the demonstration across network namespaces", demo::netns),
-    stage("bench", 4, "the benches compile", cargo_tests::bench),
-    stage("miri", 3, "undefined behaviour in the heap parts of shm", cargo_tests::miri),
+    stage("bench", 3, "the benches compile", cargo_tests::bench),
+    stage("miri", 1, "undefined behaviour in the heap parts of shm", cargo_tests::miri),
 ];
 
 /// Runs what `options` ask for; true when nothing failed.
