@@ -25,7 +25,8 @@ pub enum Unavailable {
     Slow,
     /// It said no, and why.
     Refused(Refusal),
-    /// This process could not map what the daemon gave it: raise its limits.
+    /// This process could not map what the daemon gave it: raise its limits. A peer whose introduction this was is met when there
+    /// is room.
     NoMemory,
 }
 

@@ -7,6 +7,7 @@ mod conformance {
     mod calls;
     mod copy;
     mod deaths;
+    mod errors;
     mod futures;
     mod misuse;
     mod payload;

@@ -98,9 +98,9 @@ fn no_memory(_: MapError) -> Unavailable {
 
 fn of_connect(error: PassError) -> Unavailable {
     match error {
-        PassError::Refused(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOMEM) => {
-            Unavailable::NoMemory
-        }
+        PassError::Refused(
+            rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOMEM,
+        ) => Unavailable::NoMemory,
         PassError::Refused(errno) => Unavailable::NoDaemon(Errno(errno.raw_os_error())),
         _ => Unavailable::NoDaemon(Errno(rustix::io::Errno::CONNREFUSED.raw_os_error())),
     }

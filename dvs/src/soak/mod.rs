@@ -163,8 +163,11 @@ impl Soak<'_> {
         eprintln!("{}", self.line(began, &balance));
         let mut all = self.past.clone();
         self.latest.values().for_each(|book| all.add(book));
-        let strange: Vec<String> =
-            self.latest.iter().flat_map(|(who, book)| book.strange.iter().map(move |s| format!("{who}: {s}"))).collect();
+        let strange: Vec<String> = self
+            .latest
+            .iter()
+            .flat_map(|(who, book)| book.strange.iter().map(move |s| format!("{who}: {s}")))
+            .collect();
         Ok(Answer {
             ok: balance.is_settled() && strange.is_empty(),
             seed,

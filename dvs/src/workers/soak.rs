@@ -317,7 +317,9 @@ impl Soaker<'_> {
             Err(why) => why,
         };
         let fate = match why {
-            SendrecError::TimedOutTaken | SendrecError::DeadSource | SendrecError::Abandoned => Fate::Accepted,
+            SendrecError::TimedOutTaken | SendrecError::DeadSource | SendrecError::Abandoned => {
+                Fate::Accepted
+            }
             SendrecError::TimedOutUnknown | SendrecError::DeliveryUnknown | SendrecError::Deadlock => {
                 Fate::Unsure
             }

@@ -143,7 +143,7 @@ pub fn play() {
         "press" => crowd::press(life, slot(1), Duration::from_millis(number(2)), number(3) as usize),
         "friend" => friend::live(life, number(1), &list(2), list(3)),
         "crowd" => crowd::live(life, number(1)),
-"look" => seats::look(life, slot(1)),
+        "look" => seats::look(life, slot(1)),
         "caller" => talk::call(life, talk::Talk::of(words[1]).expect("a talk"), slot(2)),
         "taker" => talk::take(life, talk::Talk::of(words[1]).expect("a talk")),
         "rebind" => rebind::live(life, slot(1)),

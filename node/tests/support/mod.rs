@@ -206,6 +206,12 @@ impl World {
         self.wire.as_ref().expect("a wire that can be cut").flap(NodeId(1), NodeId(2));
     }
 
+    /// The only node's daemon ends, and with it every connection to it.
+    #[allow(dead_code, reason = "one suite's")]
+    pub fn lose_the_daemon(&mut self) {
+        drop(self.daemons[0].take());
+    }
+
     /// The other node is no longer reached by anything.
     pub fn lose_the_other_node(&mut self) {
         match &self.wire {

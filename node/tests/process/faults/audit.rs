@@ -47,7 +47,11 @@ fn held(scene: &Scene) -> Before {
 /// `/memfd:dvs-sides-1.0 (deleted)` is a `memfd:dvs-sides`.
 fn kind(name: &str) -> String {
     let end = name.find(|c: char| c == '[' || c == ' ' || c.is_ascii_digit()).unwrap_or(name.len());
-    if name.starts_with("/memfd:") { name[1..end].trim_end_matches('-').to_owned() } else { name[..end].to_owned() }
+    if name.starts_with("/memfd:") {
+        name[1..end].trim_end_matches('-').to_owned()
+    } else {
+        name[..end].to_owned()
+    }
 }
 
 impl Before {

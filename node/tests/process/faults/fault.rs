@@ -194,7 +194,9 @@ impl Scene {
                 let group = Group::make().unwrap_or_else(|why| panic!("{why}"));
                 group.take(application);
                 hooks.struck();
-                eventually("it ends: the kernel kills it, or it needs no more", LONG, || has_ended(application));
+                eventually("it ends: the kernel kills it, or it needs no more", LONG, || {
+                    has_ended(application)
+                });
             }
             Fault::Clock(_) => {
                 std::fs::write(&self.clock, "-3600\n").expect("a file of our own");

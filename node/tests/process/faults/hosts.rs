@@ -80,8 +80,7 @@ impl Hosts {
 
     /// From now on `node` loses `percent` of what `from` sends it.
     pub fn lose(&self, node: u16, from: u16, percent: u32) {
-        let some =
-            if percent < 100 { format!("numgen random mod 100 < {percent}") } else { String::new() };
+        let some = if percent < 100 { format!("numgen random mod 100 < {percent}") } else { String::new() };
         let from = address(from);
         run("ip", &format!("netns exec n{node} nft add rule {TABLE} in ip saddr {from} {some} drop"));
     }

@@ -46,7 +46,9 @@ fn interrupt(mut command: Command, after: Duration) -> (Option<i32>, String) {
         }
         if Instant::now() > until {
             let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
-            panic!("{command:?} goes on after Ctrl-C");
+            let _ = child.wait();
+            let said = outputs.map(|thread| thread.join().unwrap_or_default()).concat();
+            panic!("{command:?} goes on after Ctrl-C at {after:?}: {said}");
         }
         std::thread::sleep(Duration::from_millis(5));
     };

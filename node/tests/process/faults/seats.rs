@@ -57,7 +57,9 @@ fn they_meet(binder: &Program, looker: &Program, saw: &mut Vec<(u64, String)>) {
     loop {
         let report = looker.report(LONG);
         assert!(!report.starts_with("wrong"), "{report}");
-        bound.extend(binder.reports_so_far().iter().filter_map(|r| r.strip_prefix("bound ")).map(str::to_owned));
+        bound.extend(
+            binder.reports_so_far().iter().filter_map(|r| r.strip_prefix("bound ")).map(str::to_owned),
+        );
         if report.strip_prefix("met ").is_some_and(|met| bound.iter().any(|b| b == met)) {
             return;
         }

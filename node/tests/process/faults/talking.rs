@@ -245,7 +245,10 @@ impl Pair {
         let posted = matches!(self.talk, Talk::Post | Talk::Loan);
         for n in told.well.iter().flat_map(|(first, last)| *first..=*last) {
             // What was posted to one that died is lost with it, up to its successor's first.
-            let gone = posted && cut && n > last && self.lists.get(1).is_none_or(|next| next.numbers.first().is_none_or(|first| n < *first));
+            let gone = posted
+                && cut
+                && n > last
+                && self.lists.get(1).is_none_or(|next| next.numbers.first().is_none_or(|first| n < *first));
             assert!(taken(n) || unsaid(n) || gone, "message {n} went well and was not taken");
         }
         for saw in self.saw.iter().filter(|saw| saw.n != 0) {

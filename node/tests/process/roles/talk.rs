@@ -32,15 +32,8 @@ pub enum Talk {
 }
 
 impl Talk {
-    pub const ALL: [Talk; 7] = [
-        Talk::Send,
-        Talk::Post,
-        Talk::CallBefore,
-        Talk::CallAfter,
-        Talk::Notify,
-        Talk::Copy,
-        Talk::Loan,
-    ];
+    pub const ALL: [Talk; 7] =
+        [Talk::Send, Talk::Post, Talk::CallBefore, Talk::CallAfter, Talk::Notify, Talk::Copy, Talk::Loan];
 
     pub fn word(self) -> &'static str {
         match self {
@@ -337,8 +330,10 @@ fn sending(why: SendError) -> Failed {
 }
 
 fn calling(why: SendrecError) -> Failed {
-    let dead =
-        matches!(why, SendrecError::DeadDestination | SendrecError::DeadSource | SendrecError::DeliveryUnknown);
+    let dead = matches!(
+        why,
+        SendrecError::DeadDestination | SendrecError::DeadSource | SendrecError::DeliveryUnknown
+    );
     failed(why, dead)
 }
 
