@@ -35,6 +35,17 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
+/// What came of it when a signal came meanwhile: whatever failed then failed of that, whoever it hit.
+pub fn or_interrupted<T>(result: Result<T>) -> Result<T> {
+    result.or_else(|why| {
+        if crate::failure::of(&why).is_some_and(|f| f.exit == Exit::Interrupted) {
+            Err(why)
+        } else {
+            check().and(Err(why))
+        }
+    })
+}
+
 /// Sleeps, unless interrupted.
 pub fn sleep(time: Duration) -> Result<()> {
     let until = Instant::now() + time;

@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr(cli.verbose);
     let json = cli.json;
-    match act(cli) {
+    match interrupt::or_interrupted(act(cli)) {
         Ok(code) => code,
         Err(error) => complain(&error, json),
     }

@@ -174,7 +174,8 @@ fn start_echo(cfg: &PingPong, kind: &str, fd: OwnedFd) -> Result<Echo, BareError
     let mut command = Command::new(std::env::current_exe().map_err(refused)?);
     command.args(&cfg.echo_args).env(ENV, format!("{kind}:{}:{cpu}", cfg.size_bytes));
     command.stdin(Stdio::null()).stdout(Stdio::null());
-    let start = Start { fds: vec![(fd, FD)], own_group: false, dies_with_us: true };
+    // A group of its own: Ctrl-C is ours to notice, between two measurements.
+    let start = Start { fds: vec![(fd, FD)], own_group: true, dies_with_us: true };
     spawn(command, start).map(Echo).map_err(BareError::Start)
 }
 

@@ -179,7 +179,7 @@ fn who_may_not_call_waits_for_no_room() {
     let rules = |slot: &dyn Fn(Place, u16) -> abi::Slot| {
         let (me, other) = (slot(Place::Here, 0).0, slot(Place::Here, 1).0);
         format!(
-            "[[dc.privileges]]\nslots = \"{me}\"\nlevel = \"user\"\ncalls = [\"notify\"]\nto_slots = [\"{other}\"]\n"
+            "[[dc.privileges]]\nslots = \"{me}\"\nlevel = \"user\"\ncalls = []\nto_slots = [\"{other}\"]\n"
         )
     };
     let world = World::with_rules(Apart::OneNode, rules);
