@@ -220,6 +220,7 @@ fn a_folder_gets_a_manual_page_for_each_command_and_none_for_the_hidden_ones() {
         "-receive",
         "-run",
         "-send",
+        "-soak",
         "-status",
         "-top",
         "-up",

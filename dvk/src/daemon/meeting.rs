@@ -74,10 +74,9 @@ impl Daemon {
         Ok(Introduced { peer, own, side, memory, doorbell, proxied, allowed, ring })
     }
 
-    /// The side towards a peer is not used any more. Nobody waits for the answer: what is asked later is answered later, and
-    /// without a daemon nobody can use the side again either.
+    /// The side towards a peer is not used any more. Without a daemon nobody can use it again either.
     fn give_back(&mut self, peer: Endpoint) {
-        let _ = self.socket.say(Request::Recycled { peer });
+        let _ = self.done(Request::Recycled { peer });
     }
 
     /// A peer that could not be met is met later: for the daemon it is.
