@@ -233,7 +233,10 @@ impl Host for Daemon {
             (Reply::Nothing, _) => self.meet_late()?,
             _ => return Err(Unavailable::Broken),
         };
-        self.spare_sides()?;
-        Ok(pulled)
+        match self.spare_sides() {
+            // What was pulled is not asked for again: it is not lost for want of sides, which the next pull looks to.
+            Err(why) if pulled.is_none() => Err(why),
+            _ => Ok(pulled),
+        }
     }
 }

@@ -191,7 +191,7 @@ impl Drop for Ground {
 }
 
 /// Reads all of a pipe, so that its writer never waits.
-fn drain(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
+pub fn drain(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
     let mut pipe = pipe.expect("the child was given pipes");
     std::thread::spawn(move || {
         let mut text = Vec::new();

@@ -8,8 +8,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::fault::{Fault, HIT, OTHER, Scene};
-use super::{Hooks, drain, time};
+use super::{Hooks, time};
 use crate::process::cluster::{Cluster, DC};
+use crate::process::ground::drain;
 use crate::process::roles::talk::now_ms;
 use crate::process::system::{Chance, LONG};
 

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::{PLAYED, copying};
 use crate::process::cluster::{Cluster, Plan};
-use crate::process::ground::{Company, Ground};
+use crate::process::ground::{Company, Ground, drain};
 use crate::process::system::{Chance, LONG, eventually};
 
 /// How often, unless this says so.
@@ -35,7 +35,7 @@ fn rounds() -> Option<u64> {
 fn interrupt(mut command: Command, after: Duration) -> (Option<i32>, String) {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().expect("dvs starts");
-    let outputs = [super::drain(child.stdout.take()), super::drain(child.stderr.take())];
+    let outputs = [drain(child.stdout.take()), drain(child.stderr.take())];
     std::thread::sleep(after);
     // It is our child and not collected yet: nobody else has its number. Of one that has ended there is no group.
     let _ = kill_process_group(Pid::from_child(&child), Signal::INT);

@@ -13,7 +13,6 @@ mod interrupted;
 mod seats;
 mod talking;
 
-use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -21,7 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::cluster::{Cluster, Plan};
-use super::ground::{Company, Ground};
+use super::ground::{Company, Ground, drain};
 use super::program::entry;
 use super::roles::ROLE;
 use super::roles::talk::Talk;
@@ -116,16 +115,6 @@ fn cell(row: &str, column: &str) {
     let seen = out.lines().find_map(|line| line.split_once(SEEN));
     let (_, seen) = seen.unwrap_or_else(|| panic!("nothing was seen:\n{whole}"));
     println!("cell: {row} | {column} | {seen}");
-}
-
-fn drain(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
-    let mut pipe = pipe.expect("the child was given pipes");
-    std::thread::spawn(move || {
-        let mut text = Vec::new();
-        // What was read until the pipe broke is what was said.
-        let _ = pipe.read_to_end(&mut text);
-        String::from_utf8_lossy(&text).into_owned()
-    })
 }
 
 /// Kills what works for a folder; gives how many those were.
