@@ -118,9 +118,4 @@ pub enum KeyError {
     Open { path: PathBuf, mode: u32 },
     #[error("the cluster key {} is not 64 hexadecimal digits: copy the whole file from another node", path.display())]
     Malformed { path: PathBuf },
-    #[error("the system gives no random numbers")]
-    Random {
-        #[source]
-        source: std::io::Error,
-    },
 }

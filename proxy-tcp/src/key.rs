@@ -30,13 +30,13 @@ impl ClusterKey {
 
     /// Makes a key and a file with it, which must not exist and nobody else may read.
     pub fn create(path: &Path) -> Result<ClusterKey, KeyError> {
-        let key = ClusterKey(random().map_err(|source| KeyError::Random { source })?);
+        let failed = |source| KeyError::Create { path: path.to_path_buf(), source };
+        let key = ClusterKey(random().map_err(failed)?);
         let mut text = String::with_capacity(2 * KEY_BYTES + 1);
         for byte in key.0 {
             text.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[digit as usize])));
         }
         text.push('\n');
-        let failed = |source| KeyError::Create { path: path.to_path_buf(), source };
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;

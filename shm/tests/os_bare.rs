@@ -54,3 +54,12 @@ fn a_processor_that_does_not_exist_is_an_error() {
     let cfg = PingPong { cpu_here: Some(100_000), ..short(64) };
     assert!(matches!(shm_copy(&cfg), Err(BareError::Refused(_))));
 }
+
+#[test]
+fn what_cannot_be_measured_is_named_by_what_there_is_none_of() {
+    let huge = PingPong { size_bytes: 1 << 45, ..short(64) };
+    assert!(matches!(shm_copy(&huge), Err(BareError::Map(_))));
+    // Longer than any argument of a program may be.
+    let not_started = PingPong { echo_args: vec!["x".repeat(1 << 20).into()], ..short(64) };
+    assert!(matches!(shm_copy(&not_started), Err(BareError::Start(_))));
+}

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, dumpable_behavior};
 use shm::os::fdpass::{accept, connect, listen, pair, recv_with_fds_within, send_with_fds};
 use shm::os::peer::{
@@ -33,6 +34,10 @@ fn the_child_side_of_the_tests_in_this_file() {
             assert!(fds.is_empty());
         }
         Ok("connect") => drop(connect(std::env::var_os("SHM_TEST_PATH").unwrap().as_ref()).unwrap()),
+        Ok("unseen") => {
+            let sock = connect(std::env::var_os("SHM_TEST_PATH").unwrap().as_ref()).unwrap();
+            assert_eq!(PeerProcess::of(sock.as_fd()).map(|_| ()).err(), Some(PeerError::Unseen));
+        }
         Ok(other) => panic!("unknown child {other}"),
         Err(_) => {}
     }
@@ -65,7 +70,10 @@ fn numbers_that_are_each_others_sources_are_kept_apart() {
     let (a, b) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let (low, high) = (a.as_raw_fd(), b.as_raw_fd());
     let mut command = Command::new("sh");
-    command.arg("-c").arg(format!("echo crossed >&{low}; read line <&{high}; test \"$line\" = crossed"));
+    // By path: a shell need not know descriptors of two digits.
+    let path = |fd| format!("/proc/self/fd/{fd}");
+    let script = format!("echo crossed >{}; read line <{}; test \"$line\" = crossed", path(low), path(high));
+    command.arg("-c").arg(script);
     let start = Start { fds: vec![(a, high), (b, low)], ..Start::default() };
     assert!(spawn(command, start).unwrap().wait().unwrap().success());
 }
@@ -141,4 +149,31 @@ fn a_thread_runs_where_it_is_pinned() {
     .join()
     .unwrap();
     assert_eq!(pin_to(usize::MAX), Err(rustix::io::Errno::INVAL));
+}
+
+#[test]
+fn a_number_beyond_the_limit_of_descriptors_is_named() {
+    let (fd, _other) = pair().unwrap();
+    let start = Start { fds: vec![(fd, i32::MAX - 1)], ..Start::default() };
+    let started = spawn(child("echo"), start).map(drop);
+    assert_eq!(started, Err(StartError::Descriptors(Errno::INVAL)));
+}
+
+/// The child lives in a process namespace of its own, where the one that listens has no number.
+#[test]
+fn a_peer_outside_of_our_process_namespace_is_unseen() {
+    let path = std::env::temp_dir().join(format!("shm-unseen-{}", std::process::id()));
+    let _listener = listen(&path, 1).unwrap();
+    let mut apart = Command::new("unshare");
+    apart.args(["--user", "--map-root-user", "--pid", "--fork"]).arg(std::env::current_exe().unwrap());
+    apart.args(["the_child_side_of_the_tests_in_this_file", "--exact", "--test-threads=1"]);
+    apart.env("SHM_TEST_CHILD", "unseen").env("SHM_TEST_PATH", &path);
+    let done = apart.output();
+    std::fs::remove_file(&path).unwrap();
+    let Ok(done) = done else { return println!("not run: there is no `unshare` here (util-linux)") };
+    let said = String::from_utf8_lossy(&done.stderr);
+    if said.contains("unshare:") {
+        return println!("not run: this user may make no process namespace: {said}");
+    }
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stdout));
 }

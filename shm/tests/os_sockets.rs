@@ -1,8 +1,12 @@
 //! Descriptors over sockets, who the peer is, readiness, and stream bytes straight from and into mappings.
 
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use shm::map::{Access, Mapping, PAGE_BYTES};
 use shm::os::events::{Cleared, Epoll, EventFd, Readiness, Ringer, Rung, Timer, bell};
 use shm::os::fdpass::{self, FDS_MAX, PassError, recv_with_fds, recv_with_fds_within, send_with_fds};
@@ -247,4 +251,27 @@ fn a_timer_is_readable_once_its_pause_is_over() {
     assert!(fdpass::wait_ready(timer.as_fd(), rustix::event::PollFlags::IN, None).unwrap());
     timer.set(Duration::from_secs(3600)).unwrap();
     assert!(!is_readable(&timer));
+}
+
+#[test]
+fn more_descriptors_than_a_datagram_may_carry_are_named_as_lost() {
+    let (here, there) = fdpass::pair().unwrap();
+    let fds = [here.as_fd(); FDS_MAX + 1];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX + 1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    sendmsg(&here, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
+    let got = recv_with_fds(&there, &mut [0u8; 8]).map(|(len, _)| len);
+    assert_eq!(got, Err(PassError::LostDescriptors));
+}
+
+#[test]
+fn what_the_system_refuses_is_named_with_its_errno() {
+    let taken = scratch("taken");
+    let _listener = fdpass::listen(&taken, 1).unwrap();
+    let again = fdpass::listen(&taken, 1).map(drop);
+    std::fs::remove_file(&taken).unwrap();
+    assert_eq!(again, Err(PassError::Refused(Errno::ADDRINUSE)));
+    let (_read, write) = rustix::pipe::pipe().unwrap();
+    assert_eq!(send_pieces(&write, &[Piece::Bytes(b"x")], false), Err(StreamError::Refused(Errno::NOTSOCK)));
 }

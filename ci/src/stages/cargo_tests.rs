@@ -27,7 +27,11 @@ pub fn unit(job: &mut Job) -> Result<()> {
     let mut command = job.cargo(&["test", "--workspace", "--no-fail-fast", "--", "--show-output"]);
     command.args(["--skip", "conformance", "--skip", "process::faults"]);
     command.env("DVS_BIN", dvs).env("KILL_ROUNDS", KILL_ROUNDS_UNIT);
-    run_tests(job, "unit", command)
+    run_tests(job, "unit", command)?;
+    // What only a build without the feature says.
+    let mut command = job.cargo(&["test", "-p", "proxy-tcp", "--no-default-features", "--", "--show-output"]);
+    command.args(["--skip", "conformance"]);
+    run_tests(job, "unit, proxy-tcp without features", command)
 }
 
 pub fn conformance(job: &mut Job) -> Result<()> {

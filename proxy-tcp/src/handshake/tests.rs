@@ -37,6 +37,26 @@ fn drain(
     step
 }
 
+/// What the first end that refuses says of it.
+fn refusal(opener: &Own, acceptor: &Own, expected: u16) -> Option<Refused> {
+    let floor = |_| Some(Incarnation(0));
+    let (mut hello, mut answer, mut proof) = (Vec::new(), Vec::new(), Vec::new());
+    let mut open = Handshake::open(opener, NodeId(expected), [1; 32], &mut hello);
+    Handshake::accept([2; 32]).feed(acceptor, &floor, &hello, &mut answer);
+    open.feed(opener, &floor, &answer, &mut proof);
+    [answer, proof].iter().find_map(|frame| {
+        let header = Header::check(frame.first_chunk()?).ok()?;
+        (header.kind == Kind::Refused).then(|| Refused::from_word(header.arg))?
+    })
+}
+
+#[test]
+fn a_refusal_says_why_on_the_wire() {
+    assert_eq!(refusal(&own(1, 7), &own(2, 8), 2), Some(Refused::Key));
+    assert_eq!(refusal(&own(1, 7), &own(2, 7), 3), Some(Refused::Node));
+    assert_eq!(refusal(&own(1, 7), &own(2, 7), 2), None);
+}
+
 fn failed(peer: u16, state: LinkState) -> Step {
     Step::Failed { peer: Some(NodeId(peer)), state: Some(state) }
 }

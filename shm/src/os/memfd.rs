@@ -197,6 +197,12 @@ mod tests {
     }
 
     #[test]
+    fn what_can_have_no_seals_is_refused() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(check_sealed_len(file.as_fd()), Err(SealError::Refused(Errno::INVAL)));
+    }
+
+    #[test]
     fn the_kernel_says_how_much_memory_can_be_had() {
         assert!(available_bytes().unwrap() > MEMORY_KEPT_BYTES);
     }
