@@ -1,8 +1,9 @@
 //! The processes behind a cluster: a node's daemon, and the courier that a daemon starts.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 
 use anyhow::{Context, Result};
 use node::keeper::{self, End};
@@ -63,8 +64,7 @@ fn keep(args: &NodeDaemonArgs, place: &Place) -> Result<()> {
         if let Some(dir) = &runtime_dir {
             command.arg("--runtime-dir").arg(dir);
         }
-        let start = Start { fds: vec![(link, KEPT_FD)], own_group: false, dies_with_us: false };
-        spawn(command, start).map_err(NodeError::Daemon)
+        kept(command, link)
     };
     match keeper::run(Box::new(start)).map_err(explain)? {
         End::Ended(status) if status.success() => Ok(()),
@@ -76,6 +76,12 @@ fn keep(args: &NodeDaemonArgs, place: &Place) -> Result<()> {
             "`dvs up` starts the node anew; its log says more",
         )),
     }
+}
+
+/// Starts a daemon that hands over what it has to its keeper.
+fn kept(command: Command, link: OwnedFd) -> Result<Child, NodeError> {
+    let start = Start { fds: vec![(link, KEPT_FD)], own_group: false, dies_with_us: false };
+    spawn(command, start).map_err(NodeError::Daemon)
 }
 
 /// `dvs node start`: becomes the daemon, under the command line by which running clusters are found.
@@ -133,4 +139,18 @@ pub fn carry(args: RawArgs) -> Result<()> {
     })?;
     proxy_tcp::process::run(&options)
         .map_err(|why| failure(Exit::Failed, format!("proxy-tcp: {why}"), "the daemon starts it anew"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shm::os::process::StartError;
+
+    #[test]
+    fn a_daemon_that_cannot_be_started_is_told_with_why() {
+        let (_keeper, link) = shm::os::fdpass::pair().expect("a pair of sockets");
+        let why = kept(Command::new("/no/such/program"), link).map(drop).expect_err("nothing to start");
+        assert!(matches!(why, NodeError::Daemon(StartError::Program(_))), "{why}");
+        assert!(explain(why).to_string().contains("was not started"));
+    }
 }

@@ -385,11 +385,16 @@ impl Binding {
 
     fn why(&self, status: Status, ends: &[Option<&There>; 2]) -> CopyError {
         let dead = |end: &There| self.core.no_grant(end.owner) == CopyError::DeadSource;
-        match status {
-            _ if ends.iter().flatten().any(|end| dead(end)) => CopyError::DeadSource,
-            Status::NoWay => CopyError::NoWay,
-            _ => CopyError::NoGrant,
-        }
+        named(status, ends.iter().flatten().any(|end| dead(end)))
+    }
+}
+
+/// How a courier's answer is named to who copies.
+fn named(status: Status, has_ended: bool) -> CopyError {
+    match status {
+        _ if has_ended => CopyError::DeadSource,
+        Status::NoWay => CopyError::NoWay,
+        _ => CopyError::NoGrant,
     }
 }
 
@@ -412,3 +417,15 @@ const CANCEL: CopyRequest = CopyRequest {
     other: 0,
     beside: 0,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_named_and_the_end_of_an_owner_before_any() {
+        assert_eq!(named(Status::NoWay, false), CopyError::NoWay);
+        assert_eq!(named(Status::NoGrant, false), CopyError::NoGrant);
+        assert_eq!(named(Status::NoWay, true), CopyError::DeadSource);
+    }
+}

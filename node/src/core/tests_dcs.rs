@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use abi::courier::{FromProxy, LinkState, ToProxy};
-use abi::limits::DCS_MAX;
+use abi::limits::{DCS_MAX, SLOTS_PER_DC, UIDS_PER_DC_MAX};
 use abi::member::{Refusal, Reply, Request, SegmentKind, VERSION};
 use abi::table::State;
 use abi::{DcId, Endpoint, Incarnation, Level, Name, NodeId, Slot};
@@ -133,6 +133,40 @@ fn wrong_wishes_are_refused_each_for_its_reason_and_change_nothing() {
     assert_eq!(cut, DcRefusal::NotUp { node: FAR, link: "cut" });
     assert_eq!(world.main(), before);
     assert_eq!(world.core.specs.len(), 1);
+}
+
+#[test]
+fn what_a_wish_goes_beyond_is_named() {
+    let mut world = World::up(Some(50));
+    let DcChange::Create { name: wide, nodes, named, rules, .. } = create("wide", &[HERE]) else { panic!() };
+    let uids = (0..=UIDS_PER_DC_MAX as u32).collect();
+    let crowded = DcChange::Create {
+        name: wide,
+        nodes: nodes.clone(),
+        named,
+        slots_per_node: 8,
+        uids,
+        rules: rules.clone(),
+    };
+    assert_eq!(world.change(&crowded), Err(DcRefusal::TooManyUsers));
+    let uids = BTreeSet::new();
+    let full = DcChange::Create { name: wide, nodes, named, slots_per_node: SLOTS_PER_DC, uids, rules };
+    world.change(&full).expect("all slots of a DC on one node");
+    let grow = DcChange::Grow { name: "wide".into(), nodes: vec![FAR] };
+    assert_eq!(world.change(&grow), Err(DcRefusal::NoSlotsLeft { node: FAR }));
+    world.change(&create("theirs", &[FAR])).expect("a DC of another node alone");
+    let stop = DcChange::Stop { name: "theirs".into(), force: false };
+    assert_eq!(world.change(&stop), Err(DcRefusal::NotHere { nodes: FAR.to_string() }));
+}
+
+#[test]
+fn a_daemon_that_stops_changes_no_dc_and_refuses_every_request() {
+    let mut world = World::up(Some(50));
+    let Reply::Welcome { .. } = world.hello_to(901, "main") else { panic!("not welcome") };
+    world.step(Input::Order(Order::Stop));
+    assert_eq!(world.change(&create("late", &[HERE])), Err(DcRefusal::Stopping));
+    let late = world.ask(901, Request::Bind { slot: None, name: Name::NONE, private: false });
+    assert_eq!(late, Reply::Refused(Refusal::Stopping));
 }
 
 #[test]

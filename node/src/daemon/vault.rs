@@ -353,6 +353,29 @@ mod tests {
     }
 
     #[test]
+    fn pages_of_a_dc_that_were_not_kept_or_are_too_short_end_a_successor_with_why() {
+        let dc = DcId(3);
+        let holdings = Holdings {
+            conns: Vec::new(),
+            conn_last: 0,
+            dcs: [dc].into(),
+            segments: Vec::new(),
+            polls: BTreeSet::new(),
+        };
+        let mut vault = Vault::new(Arc::new(Keep::new(None)));
+        let lost = vault.regain(&mut Held::new(), &holdings);
+        assert!(matches!(lost, Err(NodeError::System { source: Errno::BADF, .. })), "{lost:?}");
+        let (short, bells) = (sealed(4096), make_doorbells(dc).expect("memory"));
+        let mut held = Held::from([(Key::Table(dc), short), (Key::Doorbells(dc), bells)]);
+        let refused = vault.regain(&mut held, &holdings);
+        let too_short = MapError::TooShort { file_bytes: 4096 };
+        assert!(
+            matches!(refused, Err(NodeError::Memory { source, .. }) if source == too_short),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
     fn a_memory_that_is_not_what_it_was_is_not_taken_over() {
         let (unsealed, _) = memfd::segment_fd("dvs-test", LEN, false).expect("memory");
         let elsewhere = std::fs::File::open("/proc/self/exe").expect("this program");

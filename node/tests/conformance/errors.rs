@@ -2,6 +2,10 @@
 //!
 //! On one node, but where another is needed. Neighbour: `misuse`, for what is said about them.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+
 use abi::limits::{COPY_BYTES_MAX, EXTENTS_PER_PAIR_MAX, LANE_SLOTS, LOAN_BYTES_MAX};
 use abi::member::Refusal;
 use abi::{Endpoint, Generation};
@@ -172,6 +176,106 @@ fn without_a_daemon_whoever_must_ask_it_hears_that_it_is_unavailable() {
     assert_eq!(granted, Err(GrantError::Unavailable(why)));
     let more = LOAN_BYTES_MAX as usize / 2;
     assert_eq!(me.loan(more).map(drop), Err(LoanError::Unavailable(why)));
+}
+
+/// A member's connection to its daemon, which can be cut at the member's end alone.
+struct Line {
+    path: PathBuf,
+    member: JoinHandle<OwnedFd>,
+    _dir: tempfile::TempDir,
+}
+
+impl Line {
+    fn to(world: &World) -> Line {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("line.sock");
+        let listener = fdpass::listen(&path, 1).expect("a socket");
+        let daemon = fdpass::connect(&world.socket(Place::Here)).expect("a daemon");
+        let member = std::thread::spawn(move || {
+            let member = fdpass::accept(listener.as_fd(), Some(LONG)).expect("a member");
+            let ends = [&member, &daemon].map(|end| end.try_clone().expect("a copy"));
+            let [from_member, to_daemon] = ends;
+            std::thread::spawn(move || carry(&from_member, &to_daemon));
+            let back = member.try_clone().expect("a copy");
+            std::thread::spawn(move || carry(&daemon, &back));
+            member
+        });
+        Line { path, member, _dir: dir }
+    }
+
+    fn cut(self) {
+        let member = self.member.join().expect("somebody has connected");
+        rustix::net::shutdown(member, rustix::net::Shutdown::Both).expect("cut");
+    }
+}
+
+fn carry(from: &OwnedFd, to: &OwnedFd) {
+    let mut buffer = [0; 4096];
+    while let Ok((len @ 1.., fds)) = fdpass::recv_with_fds(from, &mut buffer) {
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        if fdpass::send_with_fds(to, &buffer[..len], &fds).is_err() {
+            return;
+        }
+    }
+}
+
+/// What the first call to an endpoint needs the daemon for, and what a request needs it for that is passed on.
+#[test]
+fn without_a_daemon_nobody_is_met() {
+    let world = World::new(Apart::OneNode);
+    let line = Line::to(&world);
+    let mut me = Binding::bind(&BindOptions::new(&line.path, "dc").slot(abi::Slot(0))).expect("a binding");
+    let met = world.bind(Place::Here, 3);
+    let mut owner = world.bind(Place::Here, 1);
+    let to = owner.whoami();
+    let segment = owner.grant_segment(4096, Access::Read).expect("a segment");
+    let grant = owner.grant(&segment, 0, 4096, me.whoami()).expect("a grant");
+    let mine = me.grant_segment(4096, Access::Write).expect("a segment");
+    let client = world.spawn(Place::Here, 2, |mut client| {
+        let server = client.wait_bind(abi::Slot(0), AFTER).expect("bound");
+        let loan = client.loan(4 << 20).expect("a buffer");
+        client.sendrec(server, Message::new(1).with(loan), AFTER).map(|reply| reply.kind())
+    });
+    let request = me.receive_request(AFTER).expect("a request");
+    me.post(met.whoami(), Message::new(1)).expect("room");
+    line.cut();
+    let why = Unavailable::Broken;
+    assert_eq!(me.relay(&request, met.whoami()), Err(RelayError::Loan(LoanError::Unavailable(why))));
+    assert_eq!(me.relay(&request, to), Err(RelayError::Unavailable(why)));
+    assert_eq!(me.send(to, Message::new(1), AFTER), Err(SendError::Unavailable(why)));
+    assert_eq!(me.sendrec(to, Message::new(1), AFTER).map(drop), Err(SendrecError::Unavailable(why)));
+    assert_eq!(me.notify(to, 1), Err(NotifyError::Unavailable(why)));
+    assert_eq!(me.wait_room(to, AFTER), Err(WaitError::Unavailable(why)));
+    let ends = (CopyEnd::Granted(&grant, 0), CopyEnd::Own(&mine, 0));
+    assert_eq!(me.copy(ends.0, ends.1, 4096, AFTER), Err(CopyError::Unavailable(why)));
+    // Who has been met is reached all the same.
+    me.reply(&request, Message::new(7)).expect("its client waits");
+    assert_eq!(client.join(), Ok(7));
+}
+
+#[test]
+fn a_copy_ends_when_its_time_is_over_or_rules_forbid_it() {
+    const LEN: u64 = 64 << 20;
+    let rules = |slot: &dyn Fn(Place, u16) -> abi::Slot| {
+        let (me, other) = (slot(Place::Here, 2).0, slot(Place::Here, 1).0);
+        format!(
+            "[[dc.privileges]]\nslots = \"{me}\"\nlevel = \"user\"\ncalls = [\"send\"]\n\
+             to_slots = [\"{other}\"]\n\
+             [[dc.privileges]]\nlevel = \"server\"\n"
+        )
+    };
+    let world = World::with_rules(Apart::OneNode, rules);
+    let mut owner = world.bind(Place::Here, 1);
+    let segment = owner.grant_segment(LEN, Access::Read).expect("a segment");
+    for (number, expected) in [(0, CopyError::TimedOut), (2, CopyError::NotPermitted)] {
+        let mut me = world.bind(Place::Here, number);
+        let grant = owner.grant(&segment, 0, LEN, me.whoami()).expect("a grant");
+        let mine = me.grant_segment(LEN, Access::Write).expect("a segment");
+        let ends = (CopyEnd::Granted(&grant, 0), CopyEnd::Own(&mine, 0));
+        let instant = Timeout::After(std::time::Duration::from_nanos(1));
+        assert_eq!(me.copy(ends.0, ends.1, LEN, instant), Err(expected));
+        owner.revoke(&grant).expect("revoked");
+    }
 }
 
 #[test]

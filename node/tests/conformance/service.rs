@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use abi::Endpoint;
-use dvk::{Message, SendrecError, Timeout};
-use rpc::{Bulk, CallError, Refused, interface};
+use dvk::{LoanError, Message, SendrecError, Timeout, Unavailable};
+use rpc::{Bulk, CallError, PAYLOAD_BYTES_MAX, Refused, interface};
 
 use super::rows;
-use crate::support::{LONG, Life, Place, SHORT, World};
+use crate::support::{Apart, LONG, Life, Place, SHORT, World};
 
 rows!(
     a_service_is_called_wherever_it_is,
@@ -136,6 +136,35 @@ fn a_call_ends_as_its_sendrec_does(world: World) {
     silent.join();
     client.timeout = Timeout::After(LONG);
     assert_eq!(client.count(&mut me), Err(CallError::Sendrec(SendrecError::DeadDestination)));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_at_the_end_that_sees_it() {
+    let mut world = World::new(Apart::OneNode);
+    let server = world.spawn(Place::Here, 0, |mut me| {
+        rpc::serve(&mut me, |me, request| {
+            let reply = match request.kind() as u16 {
+                1 => rpc::accepted(me, &vec![0u8; PAYLOAD_BYTES_MAX + 1]),
+                // Accepted, and no text.
+                _ => Message::new(0).inline(&[0xff; 96]),
+            };
+            me.reply(request, reply)
+        })
+    });
+    let (to, after) = (server.endpoint, Timeout::After(LONG));
+    let mut me = world.bind(Place::Here, 1);
+    let of = |number| (interface("Odd"), number);
+    let long: Result<Vec<u8>, _> = rpc::call(&mut me, to, after, of(1), &());
+    assert_eq!(long, Err(CallError::Refused(Refused::NoRoom)));
+    let odd: Result<String, _> = rpc::call(&mut me, to, after, of(2), &());
+    assert_eq!(odd, Err(CallError::Malformed));
+    let long: Result<(), _> = rpc::call(&mut me, to, after, of(2), &vec![0u8; PAYLOAD_BYTES_MAX + 1]);
+    assert_eq!(long, Err(CallError::TooLong));
+    me.wake(to).expect("alive");
+    server.join().expect("served to its end");
+    world.lose_the_daemon();
+    let none: Result<(), _> = rpc::call(&mut me, to, after, of(2), &vec![0u8; PAYLOAD_BYTES_MAX - 8]);
+    assert_eq!(none, Err(CallError::Loan(LoanError::Unavailable(Unavailable::Broken))));
 }
 
 rpc::service! {

@@ -1,5 +1,7 @@
 //! Rows: what a time-out means: withdrawn, taken, or unknown.
 
+use std::time::Duration;
+
 use dvk::{Binding, From, Message, PostError, ReceiveError, ReplyError, SendError, SendrecError, Timeout};
 
 use super::rows;
@@ -10,6 +12,7 @@ rows!(
     a_send_that_is_not_taken_in_time_is_withdrawn,
     a_send_with_timeout_zero_is_withdrawn_at_once,
     a_late_reply_never_answers_the_next_call,
+    what_is_taken_as_its_time_ends_is_said_to_be_and_comes_once,
 );
 
 const AFTER: Timeout = Timeout::After(LONG);
@@ -108,4 +111,40 @@ fn a_late_reply_never_answers_the_next_call(world: World) {
     if !world.is_remote() {
         assert_eq!(late, Err(ReplyError::NotWaiting));
     }
+}
+
+/// Sends whose time ends while the receiver looks: each is taken, withdrawn, or unknown, and what comes is what was said.
+fn what_is_taken_as_its_time_ends_is_said_to_be_and_comes_once(world: World) {
+    const SENDS: u32 = 3000;
+    const LAST: u32 = SENDS;
+    let server = world.spawn(Place::There, 0, |mut me| {
+        let mut got = Vec::new();
+        loop {
+            let kind = me.receive(From::Any, AFTER).expect("a message").kind();
+            if kind == LAST {
+                return got;
+            }
+            got.push(kind);
+        }
+    });
+    let mut me = world.bind(Place::Here, 0);
+    world.meet(&mut me, server.endpoint);
+    let (mut taken, mut unknown) = (Vec::new(), Vec::new());
+    for n in 0..SENDS {
+        let time = Duration::from_nanos(u64::from(n % 64) * 400);
+        match me.send(server.endpoint, Message::new(n), Timeout::After(time)) {
+            Ok(()) | Err(SendError::TimedOutTaken) => taken.push(n),
+            Err(SendError::TimedOutUnknown) if world.is_remote() => unknown.push(n),
+            // Withdrawn: it does not come.
+            Err(SendError::TimedOut) => {}
+            // Those that were withdrawn lie in the lane until the receiver passes them.
+            Err(SendError::Full) => me.wait_room(server.endpoint, AFTER).expect("room"),
+            other => panic!("{other:?}"),
+        }
+    }
+    me.post_all(server.endpoint, Message::new(LAST), AFTER).expect("room");
+    let got = server.join();
+    assert!(got.is_sorted_by(|a, b| a < b), "once, and in order");
+    let known: Vec<u32> = got.iter().copied().filter(|n| !unknown.contains(n)).collect();
+    assert_eq!(known, taken, "what was said to be taken has come, and nothing of what was withdrawn");
 }

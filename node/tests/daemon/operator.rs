@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use node::admin::{CallError, Request, call, call_as};
 use node::core::Status;
@@ -131,7 +132,49 @@ fn a_directory_that_others_may_write_is_refused() {
     std::fs::create_dir(&run).unwrap();
     std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o777)).unwrap();
     let Err(why) = Daemon::in_thread(options) else { panic!("accepted") };
+    assert!(matches!(why, NodeError::Place { .. }), "{why}");
     assert!(why.to_string().contains("others may write"), "{why}");
+}
+
+#[test]
+fn a_daemon_does_not_start_on_a_cluster_file_that_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let Err(why) = Daemon::in_thread(options(folder.path(), "name = \n", Box::new(NoProxies))) else {
+        panic!("accepted")
+    };
+    assert!(matches!(why, NodeError::Config(_)), "{why}");
+}
+
+#[test]
+fn a_place_that_cannot_be_made_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = options(folder.path(), ALONE, Box::new(NoProxies));
+    options.runtime_dir = Some(folder.path().join("cluster.toml/run"));
+    let Err(why) = Daemon::in_thread(options) else { panic!("made inside a file") };
+    assert!(matches!(&why, NodeError::File { what: "make", .. }), "{why}");
+}
+
+#[test]
+fn an_answer_that_does_not_come_or_is_none_is_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("admin.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let ask = |patience| call(&socket, &Request::Status, patience).unwrap_err();
+    let why = ask(Duration::from_millis(50));
+    assert!(matches!(why, CallError::TimedOut { .. }), "{why}");
+    let liar = std::thread::spawn(move || {
+        // The one that gave up waits in the queue before.
+        let _gave_up = listener.accept().unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+        stream.write_all(b"certainly\n").unwrap();
+    });
+    let why = ask(PATIENCE);
+    assert!(matches!(why, CallError::Garbled { .. }), "{why}");
+    liar.join().unwrap();
+    let long = folder.path().join("x".repeat(120));
+    let why = call(&long, &Request::Status, PATIENCE).unwrap_err();
+    assert!(matches!(why, CallError::Io { .. }), "{why}");
 }
 
 #[test]
@@ -140,6 +183,7 @@ fn an_unknown_node_is_named_with_those_that_are() {
     let mut options = options(folder.path(), ALONE, Box::new(NoProxies));
     options.node = "n9".into();
     let Err(why) = Daemon::in_thread(options) else { panic!("accepted") };
+    assert!(matches!(why, NodeError::NoSuchNode { .. }), "{why}");
     assert_eq!(why.to_string(), "the cluster file has no node n9: it has 1 (n1)");
 }
 

@@ -7,7 +7,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use abi::{Endpoint, NodeId, Slot};
-use dvk::{BindOptions, Binding, Delivery, From, Message, SendrecError, Timeout, Wait, What};
+use dvk::{
+    Access, BindOptions, Binding, CopyEnd, CopyError, Delivery, From, Grant, Message, ReceiveError,
+    SendError, SendrecError, Timeout, Wait, WaitError, What,
+};
 use rustix::event::PollFlags;
 use shm::os::fdpass::wait_ready;
 
@@ -137,7 +140,9 @@ pub fn play() {
         "post-some" => post_some(life, slot(1), number(2)),
         "take-some" => take_some(life, number(1)),
         "wait-for" => wait_for(life, slot(1)),
-        "interrupted" => interrupted(life, slot(1), slot(2)),
+        "interrupted" => interrupted(life, [1, 2, 3].map(slot)),
+        "grants" => grants(life),
+        "copy-on" => copy_on(life, slot(1)),
         "stream-out" => stream::send(life, slot(1), number(2), number(3)),
         "stream-in" => stream::receive(life, number(1), number(2)),
         "press" => crowd::press(life, slot(1), Duration::from_millis(number(2)), number(3) as usize),
@@ -308,25 +313,75 @@ fn wait_for(life: Life, slot: Slot) {
     }
 }
 
-/// Waits in each way, and reports how a signal ends it: for anything, for an answer of `mute`, for `idle` to take something.
-fn interrupted(life: Life, mute: Slot, idle: Slot) {
+/// Reports how something has ended, which must be so.
+fn ended<T, E: std::fmt::Debug + PartialEq>(how: Result<T, E>, expected: E) {
+    assert_eq!(how.map(drop), Err(expected));
+    report("as it should");
+}
+
+const GRANTED_BYTES: u64 = 64 << 20;
+
+/// Grants as many bytes to whoever asks.
+fn grants(life: Life) {
+    let Life { mut me, orders } = life;
+    let segment = me.grant_segment(GRANTED_BYTES, Access::Read).expect("a segment");
+    let request = me.receive_request(AFTER).expect("a request");
+    let grant = me.grant(&segment, 0, GRANTED_BYTES, request.source()).expect("a grant");
+    me.reply(&request, Message::new(1).inline(&grant.to_bytes())).expect("its client waits");
+    orders.next();
+}
+
+/// Copies what `granter` grants, until it is told that a courier stops and one does not end in its time.
+fn copy_on(life: Life, granter: Slot) {
+    let Life { mut me, .. } = life;
+    let granter = find(&mut me, granter);
+    let reply = me.sendrec(granter, Message::new(1), AFTER).expect("a grant");
+    let grant = Grant::from_bytes(reply.inline()).expect("a grant");
+    let mine = me.grant_segment(GRANTED_BYTES, Access::Write).expect("a segment");
+    report("copies");
+    let copied = loop {
+        let (from, to) = (CopyEnd::Granted(&grant, 0), CopyEnd::Own(&mine, 0));
+        if let Err(why) = me.copy(from, to, GRANTED_BYTES, Timeout::After(Duration::from_millis(500))) {
+            break why;
+        }
+    };
+    ended(Err::<(), _>(copied), CopyError::TimedOutUnknown);
+}
+
+/// Waits in each way, and reports how a signal ends it: for anything, for an answer of `mute`, for `idle` to take
+/// something, for bytes that `granter` grants.
+fn interrupted(life: Life, [mute, idle, granter]: [Slot; 3]) {
     let Life { mut me, .. } = life;
     let seen = std::sync::Arc::default();
     signal_hook::flag::register(signal_hook::consts::SIGUSR1, seen).expect("a handler");
-    let (mute, idle) = (find(&mut me, mute), find(&mut me, idle));
+    let [mute, idle, granter] = [mute, idle, granter].map(|slot| find(&mut me, slot));
     report(format_args!("thread {}", rustix::thread::gettid().as_raw_pid()));
     report("sleeps on");
     let short = Timeout::After(Duration::from_secs(1));
-    report(format_args!("{:?}", me.receive(From::Any, short).map(|_| ())));
+    ended(me.receive(From::Any, short), ReceiveError::TimedOut);
     me.set_interruptible(true);
     report("receives");
-    report(format_args!("{:?}", me.receive(From::Any, Timeout::Forever).map(|_| ())));
+    ended(me.receive(From::Any, Timeout::Forever), ReceiveError::Interrupted);
+    report("calls who has taken it");
+    ended(me.sendrec(mute, Message::new(1), Timeout::Forever), SendrecError::TimedOutTaken);
     report("calls");
-    report(format_args!("{:?}", me.sendrec(mute, Message::new(1), Timeout::Forever).map(|_| ())));
+    ended(me.sendrec(idle, Message::new(1), Timeout::Forever), SendrecError::Interrupted);
     report("sends");
-    report(format_args!("{:?}", me.send(idle, Message::new(1), Timeout::Forever)));
+    ended(me.send(idle, Message::new(1), Timeout::Forever), SendError::Interrupted);
     report("waits");
-    report(format_args!("{:?}", me.wait_unbind(idle, Timeout::Forever)));
+    ended(me.wait_unbind(idle, Timeout::Forever), WaitError::Interrupted);
+    let reply = me.sendrec(granter, Message::new(1), AFTER).expect("a grant");
+    let grant = Grant::from_bytes(reply.inline()).expect("a grant");
+    let mine = me.grant_segment(GRANTED_BYTES, Access::Write).expect("a segment");
+    report("copies");
+    // One after the other, until a signal comes in the middle of one.
+    let copied = loop {
+        let (from, to) = (CopyEnd::Granted(&grant, 0), CopyEnd::Own(&mine, 0));
+        if let Err(why) = me.copy(from, to, GRANTED_BYTES, Timeout::Forever) {
+            break why;
+        }
+    };
+    ended(Err::<(), _>(copied), CopyError::Interrupted);
     me.set_interruptible(false);
     // What was withdrawn is not there.
     me.post(idle, Message::new(2)).expect("room");

@@ -15,7 +15,7 @@ mod privileges;
 mod relay;
 
 use super::*;
-use crate::error::{PostError, ReceiveError, ReplyError, SendError, SendrecError};
+use crate::error::{PostError, ReceiveError, RelayError, ReplyError, SendError, SendrecError};
 use crate::message::{Delivery, Message, What};
 
 const ALL: Accepts = Accepts { notifications: true, attend: false };

@@ -285,3 +285,19 @@ fn a_call_passed_on_to_its_client_or_to_another_dc_ends_and_condemns() {
         assert_eq!(three.cores[C].counters().corrupt, 1);
     }
 }
+
+#[test]
+fn a_server_that_claims_to_have_read_what_it_was_not_sent_is_not_passed_anything_on() {
+    let mut three = Three::new();
+    let _call = three.call();
+    let request = three.node.any(&mut three.cores[S]).unwrap();
+    let to = three.to[S][T].unwrap();
+    // While there is room without it, nobody looks at what the other claims.
+    for _ in 0..LANE_SLOTS {
+        three.cores[S].post(to, text(b"before")).unwrap();
+    }
+    three.sides[T][S].mirror(&shm::side::Mirrored { consumed: 2 * LANE_SLOTS, ..Default::default() });
+    let relayed = three.cores[S].relay(&request, to, request.to_message());
+    assert!(matches!(relayed, Err(RelayError::Corrupt(_))), "{relayed:?}");
+    three.cores[S].reply(&request, text(b"!")).expect("it is still to be answered");
+}

@@ -11,7 +11,7 @@ use abi::grant::Grant;
 use abi::{Endpoint, Slot};
 use dvk::{
     Access, Binding, CopyEnd, CopyError, Delivery, From, GrantSegment, Message, PostError, ReceiveError,
-    SendError, SendrecError, Timeout, View, What,
+    SendError, SendrecError, Timeout, View, WaitError, What,
 };
 
 use super::{Life, find, report};
@@ -246,7 +246,16 @@ impl Friend {
         {
             message = message.with(loan);
         }
-        match self.chance.below(8) {
+        match self.chance.below(9) {
+            8 => {
+                let waited = self.timed("wait for room", BRIEFLY, |f| f.me.wait_room(foe, time));
+                let how = match waited {
+                    Ok(()) => "done".to_owned(),
+                    Err(WaitError::Corrupt(why)) => why.what.to_owned(),
+                    Err(why) => name(why),
+                };
+                self.count("wait for room", &how);
+            }
             0 => {
                 let sent = self.timed("send", BRIEFLY, |f| f.me.send(foe, message, time));
                 let how = sent.map_or_else(|why| of_send(&why), |()| "taken".to_owned());
