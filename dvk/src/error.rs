@@ -495,3 +495,141 @@ impl std::error::Error for RelayError {}
 impl std::error::Error for NotifyError {}
 impl std::error::Error for WaitError {}
 impl std::error::Error for LoanError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const BROKEN: Unavailable = Unavailable::Broken;
+
+    /// Each is a sentence of its own that names what happened, not a word of the source.
+    fn are_told_apart<E: std::error::Error>(errors: &[E]) {
+        let texts: BTreeSet<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), errors.len(), "two say the same: {texts:#?}");
+        for text in &texts {
+            assert!(text.contains(' ') && !text.contains('\n') && !text.ends_with('.'), "{text:?}");
+            assert!(!["Err(", "{"].iter().any(|code| text.contains(code)), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_error_of_a_call_says_what_happened() {
+        let corrupt = Corrupt::new("a slot that is none", 7);
+        are_told_apart(&[
+            SendError::TimedOut,
+            SendError::Interrupted,
+            SendError::TimedOutTaken,
+            SendError::TimedOutUnknown,
+            SendError::WouldBlock,
+            SendError::DeadDestination,
+            SendError::DeliveryUnknown,
+            SendError::Full,
+            SendError::NotPermitted,
+            SendError::Corrupt(corrupt),
+            SendError::Unavailable(BROKEN),
+        ]);
+        are_told_apart(&[
+            PostError::Full(Message::new(1)),
+            PostError::DeadDestination,
+            PostError::NotPermitted,
+            PostError::Corrupt(corrupt),
+            PostError::Unavailable(BROKEN),
+        ]);
+        are_told_apart(&[
+            ReceiveError::TimedOut,
+            ReceiveError::Interrupted,
+            ReceiveError::WouldBlock,
+            ReceiveError::DeadSource,
+            ReceiveError::Corrupt(corrupt),
+            ReceiveError::Unavailable(BROKEN),
+        ]);
+        are_told_apart(&[
+            SendrecError::TimedOut,
+            SendrecError::Interrupted,
+            SendrecError::TimedOutTaken,
+            SendrecError::TimedOutUnknown,
+            SendrecError::WouldBlock,
+            SendrecError::DeadDestination,
+            SendrecError::DeadSource,
+            SendrecError::DeliveryUnknown,
+            SendrecError::Abandoned,
+            SendrecError::Deadlock,
+            SendrecError::Full,
+            SendrecError::NotPermitted,
+            SendrecError::Corrupt(corrupt),
+            SendrecError::Unavailable(BROKEN),
+        ]);
+        are_told_apart(&[
+            ReplyError::NotWaiting,
+            ReplyError::NotARequest,
+            ReplyError::Answered,
+            ReplyError::Full,
+        ]);
+        are_told_apart(&[
+            RelayError::NotWaiting,
+            RelayError::NotARequest,
+            RelayError::Answered,
+            RelayError::ToItsClient,
+            RelayError::DeadDestination,
+            RelayError::Full,
+            RelayError::NotPermitted,
+            RelayError::Loan(LoanError::NoBuffer),
+            RelayError::Corrupt(corrupt),
+            RelayError::Unavailable(BROKEN),
+        ]);
+        are_told_apart(&[
+            NotifyError::DeadDestination,
+            NotifyError::NotPermitted,
+            NotifyError::Unavailable(BROKEN),
+        ]);
+    }
+
+    #[test]
+    fn every_error_of_waits_copies_grants_and_loans_says_what_happened() {
+        are_told_apart(&[
+            WaitError::TimedOut,
+            WaitError::Interrupted,
+            WaitError::DeadDestination,
+            WaitError::NotPermitted,
+            WaitError::Corrupt(Corrupt::new("a slot that is none", 7)),
+            WaitError::Unavailable(BROKEN),
+        ]);
+        are_told_apart(&[
+            CopyError::NoGrant,
+            CopyError::DeadSource,
+            CopyError::TimedOut,
+            CopyError::Interrupted,
+            CopyError::TimedOutUnknown,
+            CopyError::WouldBlock,
+            CopyError::TooLong,
+            CopyError::OutOfRange,
+            CopyError::ReadOnly,
+            CopyError::NoWay,
+            CopyError::NotPermitted,
+            CopyError::Unavailable(BROKEN),
+        ]);
+        are_told_apart(&[
+            GrantError::TooLong,
+            GrantError::OutOfRange,
+            GrantError::ToNobody,
+            GrantError::WrittenByAnother,
+            GrantError::TooMany,
+            GrantError::NoSuchGrant,
+            GrantError::Unavailable(BROKEN),
+        ]);
+        are_told_apart(&[LoanError::TooLong, LoanError::NoBuffer, LoanError::Unavailable(BROKEN)]);
+    }
+
+    #[test]
+    fn why_the_daemon_is_of_no_help_is_said() {
+        are_told_apart(&[
+            BindError::Unavailable(Unavailable::NoDaemon(Errno(2))),
+            BindError::Unavailable(Unavailable::Broken),
+            BindError::Unavailable(Unavailable::Slow),
+            BindError::Unavailable(Unavailable::Refused(Refusal::SlotTaken)),
+            BindError::Unavailable(Unavailable::NoMemory),
+            BindError::NotStartedBound,
+        ]);
+    }
+}

@@ -256,8 +256,8 @@ fn a_timer_is_readable_once_its_pause_is_over() {
 #[test]
 fn more_descriptors_than_a_datagram_may_carry_are_named_as_lost() {
     let (here, there) = fdpass::pair().unwrap();
-    let fds = [here.as_fd(); FDS_MAX + 1];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX + 1))];
+    let fds = [here.as_fd(); 2 * FDS_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2 * FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
     sendmsg(&here, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
@@ -267,10 +267,11 @@ fn more_descriptors_than_a_datagram_may_carry_are_named_as_lost() {
 
 #[test]
 fn what_the_system_refuses_is_named_with_its_errno() {
-    let taken = scratch("taken");
+    let dir = scratch("taken");
+    let taken = dir.join("sock");
     let _listener = fdpass::listen(&taken, 1).unwrap();
     let again = fdpass::listen(&taken, 1).map(drop);
-    std::fs::remove_file(&taken).unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
     assert_eq!(again, Err(PassError::Refused(Errno::ADDRINUSE)));
     let (_read, write) = rustix::pipe::pipe().unwrap();
     assert_eq!(send_pieces(&write, &[Piece::Bytes(b"x")], false), Err(StreamError::Refused(Errno::NOTSOCK)));

@@ -1,7 +1,7 @@
 //! The stage `fuzz`: each target of `fuzz/` for a while, from the corpus in the tree, which stays as it is.
 
-use super::Job;
 use super::cargo_tests::run_tests;
+use super::{Job, install};
 use crate::report::excerpt;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -46,26 +46,14 @@ pub fn run(job: &mut Job) -> Result<()> {
     Ok(())
 }
 
-/// `cargo-fuzz` of a nightly toolchain, installed below the target folder if need be; or why there is none.
+/// `cargo-fuzz` of a nightly toolchain; or why there is none.
 fn tool(job: &mut Job) -> Result<Result<PathBuf, String>> {
     let mut nightly = job.cargo(&["+nightly", "--version"]);
     nightly.env_remove("RUSTUP_TOOLCHAIN");
     if !job.run(nightly)?.is_ok() {
         return Ok(Err("there is no nightly toolchain (rustup toolchain install nightly)".into()));
     }
-    let root =
-        std::path::absolute(job.workspace.target.join("tools")).context("where the target folder is")?;
-    let tool = root.join("bin/cargo-fuzz");
-    if !tool.is_file() {
-        let mut install = job.cargo(&["install", "cargo-fuzz", "--locked", "--root"]);
-        install.arg(&root);
-        let done = job.run(install)?;
-        if !done.is_ok() {
-            let said = excerpt(done.log.iter()).pop().unwrap_or_default();
-            return Ok(Err(format!("cargo-fuzz could not be installed: {said}")));
-        }
-    }
-    Ok(Ok(tool))
+    install::cargo_tool(job, "cargo-fuzz")
 }
 
 fn command(job: &Job, tool: &Path, what: &str, rest: &[&str]) -> Command {

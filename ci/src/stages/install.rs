@@ -1,9 +1,11 @@
-//! The stage `install`: the few system programs other stages use, by Debian's package manager, only when missing.
+//! The stage `install`: the few system programs other stages use, by Debian's package manager, only when missing; and subcommands of
+//! cargo, for the stages that need one.
 
-use super::Job;
+use super::{Job, coverage};
 use crate::report::excerpt;
 use crate::workspace::Workspace;
-use anyhow::Result;
+use anyhow::{Context, Result};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,11 +17,13 @@ const NEEDED: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("faketime", "faketime"),
 ];
+/// What `--full` needs besides.
+const NEEDED_FULL: &[(&str, &str)] = &[(coverage::LLVM_COV, "llvm-19")];
 const TRIES: usize = 3;
 const BETWEEN_TRIES: Duration = Duration::from_secs(5);
 
 pub fn run(job: &mut Job) -> Result<()> {
-    let missing = missing();
+    let missing = missing(job.is_full);
     if missing.is_empty() {
         job.passed("install", "nothing is missing");
         return Ok(());
@@ -59,8 +63,26 @@ pub fn run(job: &mut Job) -> Result<()> {
     Ok(())
 }
 
-fn missing() -> Vec<&'static str> {
-    NEEDED.iter().filter(|(program, _)| Workspace::find_program(program).is_none()).map(|(_, p)| *p).collect()
+fn missing(is_full: bool) -> Vec<&'static str> {
+    let needed = NEEDED.iter().chain(NEEDED_FULL.iter().filter(|_| is_full));
+    needed.filter(|(program, _)| Workspace::find_program(program).is_none()).map(|(_, p)| *p).collect()
+}
+
+/// A subcommand of cargo, installed below the target folder if need be; or why there is none.
+pub fn cargo_tool(job: &mut Job, name: &str) -> Result<Result<PathBuf, String>> {
+    let root =
+        std::path::absolute(job.workspace.target.join("tools")).context("where the target folder is")?;
+    let tool = root.join("bin").join(name);
+    if !tool.is_file() {
+        let mut install = job.cargo(&["install", name, "--locked", "--root"]);
+        install.arg(&root);
+        let done = job.run(install)?;
+        if !done.is_ok() {
+            let said = excerpt(done.log.iter()).pop().unwrap_or_default();
+            return Ok(Err(format!("{name} could not be installed: {said}")));
+        }
+    }
+    Ok(Ok(tool))
 }
 
 fn apt() -> Command {

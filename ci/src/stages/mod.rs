@@ -3,6 +3,7 @@
 
 mod book;
 mod cargo_tests;
+mod coverage;
 mod demo;
 mod faults;
 mod fuzz;
@@ -62,8 +63,8 @@ const STAGES: &[Stage] = &[
     stage("deny", 1, "licences and sources of third-party crates", lint::deny),
     stage("clippy", 4, "cargo clippy --workspace --all-targets -- -D warnings", lint::clippy),
     stage("build", 6, "cargo build --release --bin dvs", cargo_tests::build),
-    stage("unit", 8, "cargo test --workspace, but for conformance", cargo_tests::unit),
-    stage("book", 2, "its pages, links, programs and commands", book::run),
+    stage("unit", 10, "cargo test --workspace, but for conformance", cargo_tests::unit),
+    stage("book", 3, "its pages, links, programs and commands", book::run),
     stage("conformance", 5, "what every transport must do, on each of them", cargo_tests::conformance),
     stage("loom", 5, "all interleavings of the shared-memory parts, bounded", cargo_tests::loom),
     Stage { full_factor: 5, ..stage("kill", 3, "a peer killed at random instructions", cargo_tests::kill) },
@@ -76,20 +77,24 @@ const STAGES: &[Stage] = &[
         full_factor: 3,
         ..stage("faults", 5, "every fault in the middle of every call, on real processes", faults::run)
     },
-    Stage { full_factor: 10, ..stage("sim", 4, "seeded simulations of whole clusters", sim::run) },
+    Stage { full_factor: 10, ..stage("sim", 5, "seeded simulations of whole clusters", sim::run) },
     stage("mutants", 3, "faults built in on purpose: the simulator finds each", sim::mutants),
     Stage {
         full_factor: 4,
-        ..stage("fuzz", 7, "hostile bytes for everything that reads a claim", fuzz::run)
+        ..stage("fuzz", 6, "hostile bytes for everything that reads a claim", fuzz::run)
     },
     Stage {
         full_factor: 8,
         ..stage("soak", 6, "all calls at random under faults, also under a sanitizer", soak::run)
     },
-    stage("demo", 3, "the demonstration, as this user", demo::run),
-    stage("unprivileged", 4, "demonstration and process tests as a user without rights", unprivileged::run),
-    stage("netns", 2, "the demonstration across network namespaces", demo::netns),
-    stage("bench", 3, "the benches compile", cargo_tests::bench),
+    stage("demo", 2, "the demonstration, as this user", demo::run),
+    stage("unprivileged", 3, "demonstration and process tests as a user without rights", unprivileged::run),
+    stage("netns", 1, "the demonstration across network namespaces", demo::netns),
+    stage("bench", 2, "the benches compile", cargo_tests::bench),
+    Stage {
+        full_factor: 20,
+        ..stage("coverage", 1, "with --full: which lines the tests run, of the crates below", coverage::run)
+    },
     stage("miri", 1, "undefined behaviour in the heap parts of shm", cargo_tests::miri),
 ];
 

@@ -99,12 +99,7 @@ pub const RULES: &[Rule] = &[
     rule("readme", "README.md is short and its crate table is complete", texts::check_readme),
     rule("banned-text", "no paths of one machine, no stubs, no silenced tests", texts::check_banned),
     rule("determinism", "cores ask no clock, no randomness, no hash order", determinism::check),
-    Rule {
-        name: "errors-tested",
-        asks: "every variant of an error type is named in a test",
-        weight: Weight::Warning,
-        check: errors::check,
-    },
+    rule("errors-tested", "every variant of an error type is named in a test", errors::check),
     Rule {
         name: "file-size",
         asks: "at most 500 lines without tests",

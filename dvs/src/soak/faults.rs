@@ -1,6 +1,6 @@
 //! What a soak breaks, at random: proxies, daemons and programs are killed and stopped.
 //!
-//! Key types: [`Fault`], [`Chance`].
+//! Key types: [`Fault`].
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use serde::Serialize;
 use shm::os::peer::pidfd_open;
 
 use crate::interrupt;
+use crate::workers::chance::Chance;
 
 /// A stop is so long at most: longer than a proxy may be silent.
 const STOP_MS_MAX: u64 = 2_000;
@@ -63,22 +64,5 @@ impl Fault {
         // One that was replaced since has been killed.
         let _ = pidfd_send_signal(&pinned, Signal::CONT);
         slept.map(|()| true)
-    }
-}
-
-/// Random numbers from a seed. Source: SplitMix64, Steele, Lea and Flood 2014.
-pub struct Chance(pub u64);
-
-impl Chance {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = self.0;
-        let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ x >> 31
-    }
-
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end.max(1)
     }
 }

@@ -20,12 +20,13 @@ use crate::cli::SoakArgs;
 use crate::cluster::Place;
 use crate::failure::{Exit, failure};
 use crate::output::{Output, count, span};
+use crate::workers::chance::Chance;
 use crate::workers::crew::{Post, Worker};
 use crate::workers::soak::Book;
 use crate::workers::stage::{Plan, Stage};
 use crate::{interrupt, up};
 use balance::{Balance, Books};
-use faults::{Chance, Fault};
+use faults::Fault;
 
 const NODES: u16 = 3;
 const DC: &str = "soak";

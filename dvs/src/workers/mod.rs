@@ -6,6 +6,7 @@
 //! starts them), `stage` (a cluster to do it in), `spread` (what is measured).
 
 pub mod carry;
+pub mod chance;
 pub mod crew;
 pub mod echo;
 pub mod pour;

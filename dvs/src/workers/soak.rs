@@ -15,6 +15,7 @@ use dvk::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::chance::{Chance, mixed};
 use super::{Orders, report};
 
 const PLAIN: u32 = 40;
@@ -90,7 +91,7 @@ struct Lists {
 
 struct Soaker<'a> {
     me: &'a mut Binding,
-    chance: u64,
+    chance: Chance,
     peers: Vec<Endpoint>,
     book: Book,
     lists: Lists,
@@ -110,7 +111,7 @@ pub fn soak(me: &mut Binding, seed: u64, orders: &Orders) -> Result<()> {
     report(&me.whoami().to_string())?;
     let mut soaker = Soaker {
         me,
-        chance: seed | 1,
+        chance: Chance(seed | 1),
         peers: Vec::new(),
         book: Book::default(),
         lists: Lists::default(),
@@ -153,13 +154,6 @@ pub fn soak(me: &mut Binding, seed: u64, orders: &Orders) -> Result<()> {
     }
 }
 
-/// SplitMix64's finalizer. Source: Steele, Lea and Flood 2014.
-fn mixed(x: u64) -> u64 {
-    let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ x >> 31
-}
-
 fn byte(seed: u64, at: usize) -> u8 {
     (seed as usize ^ at ^ at >> 7) as u8
 }
@@ -180,13 +174,8 @@ fn number_in(bytes: &[u8]) -> Option<u64> {
 }
 
 impl Soaker<'_> {
-    fn below(&mut self, end: u64) -> u64 {
-        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mixed(self.chance) % end
-    }
-
     fn somebody(&mut self) -> Option<Endpoint> {
-        let at = self.below(self.peers.len().max(1) as u64) as usize;
+        let at = self.chance.below(self.peers.len().max(1) as u64) as usize;
         self.peers.get(at).copied()
     }
 
@@ -196,7 +185,7 @@ impl Soaker<'_> {
                 break;
             }
         }
-        while self.owed.len() >= KEPT_MAX || (!self.owed.is_empty() && self.below(2) == 0) {
+        while self.owed.len() >= KEPT_MAX || (!self.owed.is_empty() && self.chance.below(2) == 0) {
             let request = self.owed.pop_front();
             request.iter().for_each(|request| self.answer(request));
         }
@@ -204,8 +193,8 @@ impl Soaker<'_> {
             self.take(RESTING);
             return;
         };
-        match self.below(16) {
-            0..=4 => (0..self.below(POSTED_AT_ONCE)).for_each(|_| self.post(peer)),
+        match self.chance.below(16) {
+            0..=4 => (0..self.chance.below(POSTED_AT_ONCE)).for_each(|_| self.post(peer)),
             5 | 6 => self.send(peer),
             7..=9 => self.call(peer, PLAIN),
             10 => self.notify(peer),
@@ -222,7 +211,7 @@ impl Soaker<'_> {
     }
 
     fn patience(&mut self) -> Timeout {
-        if self.below(16) == 0 { LONG } else { SHORT }
+        if self.chance.below(16) == 0 { LONG } else { SHORT }
     }
 
     /// The next message to a peer, now and then with a loan.
@@ -231,8 +220,8 @@ impl Soaker<'_> {
         sent.number += 1;
         let number = sent.number;
         let mut message = Message::new(kind).inline(&inline(self.me.whoami(), number));
-        if kind == PLAIN && self.below(5) == 0 {
-            let len = self.below(LOAN_BYTES_MAX) as usize;
+        if kind == PLAIN && self.chance.below(5) == 0 {
+            let len = self.chance.below(LOAN_BYTES_MAX) as usize;
             if let Ok(mut loan) = self.me.loan(len) {
                 loan.iter_mut().enumerate().for_each(|(at, b)| *b = byte(number, at));
                 message = message.with(loan);
@@ -350,7 +339,7 @@ impl Soaker<'_> {
     }
 
     fn notify(&mut self, to: Endpoint) {
-        let bits = 1 << self.below(32);
+        let bits = 1 << self.chance.below(32);
         match self.me.notify(to, bits) {
             Ok(()) => self.count("notify"),
             Err(NotifyError::DeadDestination) => self.gone(to),
@@ -461,7 +450,7 @@ impl Soaker<'_> {
         if request.kind() == GRANT {
             return self.grant(request);
         }
-        match self.below(12) {
+        match self.chance.below(12) {
             // Dropped: that answers it too.
             0 => {}
             1 | 2 => {

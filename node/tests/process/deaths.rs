@@ -120,7 +120,9 @@ fn a_signal_ends_a_sleep_that_may_be_interrupted_and_withdraws_what_was_sent() {
     let server = cluster.start(1, 0, "mute 1");
     let mut taker = cluster.start(1, 1, "take-ordered");
     let granter = cluster.start(2, 0, "grants");
-    [&server, &taker, &granter].map(|program| program.endpoint());
+    for program in [&server, &taker, &granter] {
+        program.endpoint();
+    }
     let [mute, idle, far] = [(1, 0), (1, 1), (2, 0)].map(|(node, number)| cluster.slot(node, number).0);
     let mut program = cluster.start(1, 2, &format!("interrupted {mute} {idle} {far}"));
     program.endpoint();
@@ -159,9 +161,9 @@ fn a_copy_whose_far_courier_stops_in_the_middle_is_not_known_to_have_ended() {
     std::thread::sleep(Duration::from_millis(30));
     // With its daemon, which would put another in its place.
     let far = [cluster.daemon(2), cluster.proxies_up()[1]];
-    far.map(|pid| cluster.signal(pid, Signal::STOP));
+    far.iter().for_each(|pid| cluster.signal(*pid, Signal::STOP));
     let said = copier.report_within(LONG);
-    far.map(|pid| cluster.signal(pid, Signal::CONT));
+    far.iter().for_each(|pid| cluster.signal(*pid, Signal::CONT));
     assert_eq!(said.as_deref(), Some("as it should"));
     copier.ends_well();
 }

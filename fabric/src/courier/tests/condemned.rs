@@ -116,3 +116,26 @@ fn who_copies_from_another_node_what_nobody_granted_broke_the_protocol_and_reads
     assert!(!asks_for(Role::Send, granted, own), "its own end is its own");
     assert!(!asks_for(Role::Cancel, own, own), "who gives up names nothing");
 }
+
+#[test]
+fn who_has_the_bytes_and_no_way_to_whom_they_are_for_says_so() {
+    let mut rig = Rig::joined(Mode::Eager);
+    let granted = Range { place: 1, generation: 1, offset_bytes: 0 };
+    let other = Endpoint::new(DC, Slot(9), endpoint(0).generation).to_word();
+    let beyond = NodeId(9);
+    let request = CopyRequest {
+        role: Role::Send,
+        node: beyond,
+        begun: false,
+        len_bytes: 64,
+        theirs: granted,
+        range: granted,
+        other,
+        beside: 2,
+    };
+    let number = rig.ends[0].own.ask_copy(&request);
+    rig.ends[0].courier.hint(DC, 0);
+    rig.settle();
+    assert_eq!(rig.ends[0].mirror.copy_answer(number), Some(abi::grant::Status::NoWay));
+    assert!(!is_condemned(&rig.ends[1]));
+}
