@@ -4,6 +4,7 @@
 
 mod process;
 mod report;
+mod rxe;
 mod stages;
 mod tidy;
 mod workspace;
@@ -46,6 +47,9 @@ enum Task {
         #[arg(long, short)]
         verbose: bool,
     },
+    /// Run a program in a virtual machine with RDMA devices
+    #[command(after_help = rxe::EXAMPLES)]
+    Rxe(rxe::Options),
     /// Check the rules about the tree: arrows, unsafe, atomics, texts
     Tidy,
 }
@@ -53,6 +57,7 @@ enum Task {
 fn main() -> ExitCode {
     let options = match Arguments::parse().command {
         Task::Test { full, only, list, verbose } => stages::Options { is_full: full, only, list, verbose },
+        Task::Rxe(options) => return rxe::run(&options),
         Task::Tidy => {
             stages::Options { is_full: false, only: vec!["tidy".into()], list: false, verbose: false }
         }

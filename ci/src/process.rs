@@ -153,10 +153,10 @@ fn forward(pipe: Box<dyn Read + Send>, is_stdout: bool, lines: &Sender<(bool, St
 }
 
 /// A shell that waits for one line: with it, it goes; without it, it kills the group first.
-struct Guardian(std::process::Child);
+pub struct Guardian(std::process::Child);
 
 impl Guardian {
-    fn over(group: u32) -> Result<Self> {
+    pub fn over(group: u32) -> Result<Self> {
         let script = r#"read -r dismissed || kill -s KILL -- "-$1""#;
         Command::new("sh")
             .args(["-c", script, "guardian", &group.to_string()])
@@ -169,12 +169,12 @@ impl Guardian {
             .context("cannot start `sh`, which guards every child: put it on PATH")
     }
 
-    fn end_group(mut self) {
+    pub fn end_group(mut self) {
         drop(self.0.stdin.take());
         self.0.wait().ok();
     }
 
-    fn dismiss(mut self) {
+    pub fn dismiss(mut self) {
         if let Some(mut pipe) = self.0.stdin.take() {
             // A guardian that is gone needs no dismissal.
             std::io::Write::write_all(&mut pipe, b"dismissed\n").ok();

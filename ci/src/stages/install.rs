@@ -4,8 +4,8 @@
 use super::{Job, coverage};
 use crate::report::excerpt;
 use crate::workspace::Workspace;
-use anyhow::{Context, Result};
-use std::path::PathBuf;
+use anyhow::{Context, Result, bail, ensure};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -19,6 +19,20 @@ const NEEDED: &[(&str, &str)] = &[
 ];
 /// What `--full` needs besides.
 const NEEDED_FULL: &[(&str, &str)] = &[(coverage::LLVM_COV, "llvm-19")];
+/// What `ci rxe` needs; a file is named by its path. The package `rdma-core` is not among them: it brings a device manager
+/// along, and neither host nor guest has use for one.
+const NEEDED_RXE: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("depmod", "kmod"),
+    ("strip", "binutils"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
+    ("rdma", "iproute2"),
+    ("ibv_devinfo", "ibverbs-utils"),
+    ("ib_send_lat", "perftest"),
+    ("rping", "rdmacm-utils"),
+    ("/etc/libibverbs.d/rxe.driver", "ibverbs-providers"),
+];
 const TRIES: usize = 3;
 const BETWEEN_TRIES: Duration = Duration::from_secs(5);
 
@@ -64,8 +78,46 @@ pub fn run(job: &mut Job) -> Result<()> {
 }
 
 fn missing(is_full: bool) -> Vec<&'static str> {
-    let needed = NEEDED.iter().chain(NEEDED_FULL.iter().filter(|_| is_full));
-    needed.filter(|(program, _)| Workspace::find_program(program).is_none()).map(|(_, p)| *p).collect()
+    packages_of(NEEDED.iter().chain(NEEDED_FULL.iter().filter(|_| is_full)))
+}
+
+/// The packages of what is not here.
+fn packages_of(needed: impl Iterator<Item = &'static (&'static str, &'static str)>) -> Vec<&'static str> {
+    let is_there = |what: &str| match Path::new(what).is_absolute() {
+        true => Path::new(what).exists(),
+        false => Workspace::find_program(what).is_some(),
+    };
+    needed.filter(|(what, _)| !is_there(what)).map(|(_, package)| *package).collect()
+}
+
+/// Installs what `ci rxe` needs, or says what that is.
+pub fn for_rxe(workspace: &Workspace) -> Result<()> {
+    let missing = packages_of(NEEDED_RXE.iter());
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages = missing.join(" ");
+    ensure!(
+        workspace.is_root_user && Workspace::find_program("apt-get").is_some(),
+        "install as root: apt-get install --no-install-recommends {packages}"
+    );
+    eprintln!("installing {packages}");
+    let mut said = String::new();
+    for attempt in 1..=TRIES {
+        let updated = apt().arg("update").output().context("cannot start `apt-get`")?;
+        let mut install = apt();
+        install.args(["-y", "--no-install-recommends", "install"]).args(&missing);
+        let installed = install.output().context("cannot start `apt-get`")?;
+        if installed.status.success() {
+            return Ok(());
+        }
+        let failed = if updated.status.success() { installed } else { updated };
+        said = String::from_utf8_lossy(&failed.stderr).trim().to_owned();
+        if attempt < TRIES {
+            std::thread::sleep(BETWEEN_TRIES);
+        }
+    }
+    bail!("`apt-get` could not install {packages}: {said}")
 }
 
 /// A subcommand of cargo, installed below the target folder if need be; or why there is none.

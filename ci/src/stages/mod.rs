@@ -7,7 +7,7 @@ mod coverage;
 mod demo;
 mod faults;
 mod fuzz;
-mod install;
+pub mod install;
 mod lint;
 mod sim;
 mod soak;

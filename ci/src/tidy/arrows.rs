@@ -42,6 +42,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("ci", &[]),
+    ("rxe-guest", &[]),
 ];
 
 fn allowed(name: &str) -> Option<&'static [&'static str]> {
