@@ -3,6 +3,7 @@
 mod copy;
 mod dc;
 mod measure;
+mod rdma;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -18,6 +19,7 @@ use crate::talk::Whom;
 pub use copy::CpArgs;
 pub use dc::{DcCommand, DcCreateArgs, LogsArgs, Via};
 pub use measure::{BenchArgs, BenchCommand};
+pub use rdma::{RdmaCommand, SoftroceCommand};
 use values::{at_least_one, bits, interval, minutes, seconds, slot};
 
 const EXAMPLES: &str = "Examples:
@@ -106,6 +108,10 @@ doubled or damaged, or a loan did not come home. Each line says so far: accepted
         "All is tried, nothing is left behind. It returns 5 if nothing can run here; what is only slower is no error.",
     ))]
     Doctor,
+    /// RDMA devices: list them, make one in software
+    #[command(subcommand, arg_required_else_help = true)]
+    #[command(after_help = examples(&["dvs rdma ls", "dvs rdma softroce up eth0"], ""))]
+    Rdma(RdmaCommand),
     /// Start the nodes of a cluster file that live on this machine
     #[command(after_help = examples(
         &[

@@ -28,6 +28,7 @@ mod man;
 mod notify;
 mod order;
 mod output;
+mod rdma;
 mod receive;
 mod run;
 mod seat;
@@ -74,6 +75,7 @@ fn act(cli: Cli) -> Result<ExitCode> {
         Command::Init(args) => order::init(&args, &output)?,
         Command::Check(args) => check::check(&args, &output)?,
         Command::Doctor => return doctor::doctor(dir, &output),
+        Command::Rdma(command) => rdma::rdma(command, &output)?,
         Command::Up(args) => order::up(&args, dir, &output)?,
         Command::Down(args) => order::down(&args, dir, &output)?,
         Command::Node(NodeCommand::Start(args)) => {

@@ -9,6 +9,8 @@ use anyhow::{Context, Result};
 use rustix::io::Errno;
 
 use super::{Check, State, names_in, read};
+use crate::rdma::devices::{self, Device};
+use crate::rdma::kernel_has_softroce;
 
 /// Folders in which a DPDK that pkg-config does not know may lie.
 const LIBRARY_FOLDERS: [&str; 6] = [
@@ -104,17 +106,57 @@ fn namespaces() -> Check {
 }
 
 fn rdma() -> Check {
-    let devices = names_in("/sys/class/infiniband");
-    if !devices.is_empty() {
-        return Check::yes("RDMA", format!("{}; this program has no proxy for it", devices.join(", ")));
+    let devices = devices::all(Path::new(devices::FOLDER));
+    let costs = "nothing now: nodes are joined by TCP, the only kind of proxy in this program";
+    if devices.is_empty() {
+        let found = "no device in /sys/class/infiniband";
+        return match kernel_has_softroce() {
+            true => Check::short(
+                "RDMA",
+                State::No,
+                format!("{found}; this kernel can make one in software"),
+                costs,
+                "to try it: `dvs rdma softroce up` as root",
+            ),
+            false => Check::short(
+                "RDMA",
+                State::No,
+                format!("{found}; this kernel has no rdma_rxe to make one in software"),
+                costs,
+                "to try it: `cargo run -p ci -- rxe -- PROGRAM`, a virtual machine that has two devices",
+            ),
+        };
     }
+    let found: Vec<String> = devices.iter().map(in_words).collect();
+    let found = format!("{}; this program has no proxy for it", found.join(", "));
+    if devices.iter().any(|device| !device.is_software && device.is_active() && !device.gids.is_empty()) {
+        return Check::yes("RDMA", found);
+    }
+    let remedy = match devices.iter().find(|device| !device.is_active() || device.gids.is_empty()) {
+        Some(device) if !device.is_active() => {
+            let on = device.interface.as_deref().unwrap_or("its interface");
+            format!("bring its link up: `ip link set {on} up`, or see to cable and switch")
+        }
+        Some(device) => {
+            let on = device.interface.as_deref().unwrap_or("its interface");
+            format!("give {on} an address: `ip addr add ADDRESS/LENGTH dev {on}`")
+        }
+        None => "nothing to try it; a network card that does it for speed".into(),
+    };
     Check::short(
         "RDMA",
-        State::No,
-        "no device in /sys/class/infiniband",
-        "nothing now: nodes are joined by TCP, the only kind of proxy in this program",
-        "nothing; for a device in software: `rdma link add rxe0 type rxe netdev eth0` as root",
+        State::Limited,
+        found,
+        "in software it is slower than TCP, or it cannot be used",
+        remedy,
     )
+}
+
+fn in_words(device: &Device) -> String {
+    let by = if device.is_software { "software" } else { "card" };
+    let on = device.interface.as_ref().map_or_else(String::new, |name| format!(" on {name}"));
+    let gids = device.gids.len();
+    format!("{} ({by}{on}, {}, {gids} GIDs)", device.name, device.state)
 }
 
 fn dpdk() -> Check {
