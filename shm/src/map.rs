@@ -302,6 +302,12 @@ impl Mapping {
         Ok(NonNull::slice_from_raw_parts(start, len_bytes))
     }
 
+    /// Where a range lies in this process, for a library that gives it to a device. Nothing may be done with the pointer that
+    /// a device would not do: other processes read and write there.
+    pub fn address(&self, offset_bytes: usize, len_bytes: usize) -> Result<NonNull<u8>, OutOfRange> {
+        self.span(offset_bytes, len_bytes).map(NonNull::cast)
+    }
+
     fn advise(&self, advice: Advice) -> Result<(), Errno> {
         // SAFETY: 1. The range is this mapping's. 2. None of the advices used here changes its bytes.
         unsafe { madvise(self.start.as_ptr().cast(), self.len_bytes, advice) }

@@ -24,8 +24,16 @@ pub fn build(job: &mut Job) -> Result<()> {
 /// All tests but those of the stage `conformance`; those of `process` run here with overflow checks, there as released.
 pub fn unit(job: &mut Job) -> Result<()> {
     let dvs = job.dvs_executable()?;
-    let mut command = job.cargo(&["test", "--workspace", "--no-fail-fast", "--", "--show-output"]);
-    command.args(["--skip", "conformance", "--skip", "process::faults"]);
+    let mut command = job.cargo_workspace("test");
+    command.args([
+        "--no-fail-fast",
+        "--",
+        "--show-output",
+        "--skip",
+        "conformance",
+        "--skip",
+        "process::faults",
+    ]);
     command.env("DVS_BIN", dvs).env("KILL_ROUNDS", KILL_ROUNDS_UNIT);
     run_tests(job, "unit", command)?;
     // What only a build without the feature says.

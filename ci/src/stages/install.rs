@@ -17,6 +17,13 @@ const NEEDED: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("faketime", "faketime"),
 ];
+/// What `proxy-rdma` is built with.
+const NEEDED_RDMA: &[(&str, &str)] = &[
+    ("pkg-config", "pkg-config"),
+    ("/usr/include/infiniband/verbs.h", "libibverbs-dev"),
+    ("/usr/include/rdma/rdma_cma.h", "librdmacm-dev"),
+    ("/usr/share/doc/libclang-dev", "libclang-dev"),
+];
 /// What `--full` needs besides.
 const NEEDED_FULL: &[(&str, &str)] = &[(coverage::LLVM_COV, "llvm-19")];
 /// What `ci rxe` needs; a file is named by its path. The package `rdma-core` is not among them: it brings a device manager
@@ -78,7 +85,7 @@ pub fn run(job: &mut Job) -> Result<()> {
 }
 
 fn missing(is_full: bool) -> Vec<&'static str> {
-    packages_of(NEEDED.iter().chain(NEEDED_FULL.iter().filter(|_| is_full)))
+    packages_of(NEEDED.iter().chain(NEEDED_RDMA).chain(NEEDED_FULL.iter().filter(|_| is_full)))
 }
 
 /// The packages of what is not here.
@@ -88,6 +95,27 @@ fn packages_of(needed: impl Iterator<Item = &'static (&'static str, &'static str
         false => Workspace::find_program(what).is_some(),
     };
     needed.filter(|(what, _)| !is_there(what)).map(|(_, package)| *package).collect()
+}
+
+/// Whether `proxy-rdma` can be built, or what is missing.
+pub fn rdma_libraries(workspace: &Workspace) -> Result<(), String> {
+    // Whoever has the libraries from elsewhere says so by pkg-config, and where libclang is by a variable.
+    let has = |library: &str| {
+        let mut ask = Command::new("pkg-config");
+        ask.args(["--exists", library]).current_dir(&workspace.root);
+        ask.status().is_ok_and(|status| status.success())
+    };
+    let has_clang = std::env::var_os("LIBCLANG_PATH").is_some();
+    if ["libibverbs", "librdmacm"].into_iter().all(has) && has_clang {
+        return Ok(());
+    }
+    match &packages_of(NEEDED_RDMA.iter())[..] {
+        [] => Ok(()),
+        missing => Err(format!(
+            "it is built with libraries that are not here: apt-get install {}",
+            missing.join(" ")
+        )),
+    }
 }
 
 /// Installs what `ci rxe` needs, or says what that is.

@@ -19,7 +19,8 @@ pub fn fmt(job: &mut Job) -> Result<()> {
 }
 
 pub fn clippy(job: &mut Job) -> Result<()> {
-    let command = job.cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    let mut command = job.cargo_workspace("clippy");
+    command.args(["--all-targets", "--", "-D", "warnings"]);
     job.run_as_stage(command)
 }
 

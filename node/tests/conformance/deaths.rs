@@ -156,9 +156,11 @@ fn a_client_that_dies_is_no_longer_waiting(world: World) {
     let to = server.endpoint;
     let client = world.spawn(Place::Here, 0, move |mut me| {
         me.wait_bind(to.slot, AFTER).expect("seen");
-        me.sendrec(to, Message::new(0), Timeout::After(SHORT * 2)).map(|_| ())
+        // Long enough for the request to be taken: the server waits for the end of whoever asks first.
+        me.sendrec(to, Message::new(0), Timeout::After(SHORT * 20)).map(|_| ())
     });
-    assert!(client.join().is_err());
+    let expected = [Err(SendrecError::TimedOutTaken), Err(SendrecError::TimedOutUnknown)];
+    assert!(expected.contains(&client.join()));
     let mut me = world.bind(Place::Here, 0);
     world.meet(&mut me, to);
     assert_eq!(me.sendrec(to, Message::new(0), AFTER).expect("answered").kind(), 2);
