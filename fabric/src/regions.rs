@@ -141,6 +141,12 @@ impl Regions {
         pieces.as_slice().iter().for_each(|piece| self.release(*piece));
     }
 
+    /// Whether a region is attached, or detached and still in use.
+    pub fn contains(&self, key: RegionKey) -> bool {
+        let index = (key.0 & ((1 << INDEX_BITS) - 1)) as usize;
+        self.all.get(index).is_some_and(|r| r.serial == key.0 >> INDEX_BITS && r.map.is_some())
+    }
+
     /// Regions that are attached, or detached and still in use.
     pub fn len(&self) -> usize {
         self.all.len() - self.vacant.len()
@@ -187,7 +193,9 @@ mod tests {
         regions.hold(piece);
         regions.detach(key);
         assert_eq!((regions.len(), Arc::strong_count(&map)), (1, 2));
+        assert!(regions.contains(key));
         regions.release(piece);
+        assert!(!regions.contains(key));
         assert_eq!((regions.len(), Arc::strong_count(&map)), (0, 1));
         assert_ne!(regions.attach(&map), key, "a key is not given out twice in a row");
     }

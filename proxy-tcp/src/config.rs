@@ -27,6 +27,9 @@ pub struct TcpConfig {
     pub heartbeat_every: Duration,
     /// How payload travels to a peer that wants it so too.
     pub packing: Packing,
+    /// What else this end can do over a session, for who carries over it: bits that both ends offer are agreed on. The lowest
+    /// is that of packing.
+    pub offers: u64,
 }
 
 impl TcpConfig {
@@ -41,6 +44,7 @@ impl TcpConfig {
             link_down_after: Duration::from_millis(LINK_DOWN_AFTER_MS),
             heartbeat_every: Duration::from_millis(HEARTBEAT_EVERY_MS),
             packing: Packing::None,
+            offers: 0,
         }
     }
 

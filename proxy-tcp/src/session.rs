@@ -14,6 +14,7 @@ use shm::os::pieces::{PIECES_MAX, Piece as Vector, StreamError, send_pieces};
 use crate::commons::Commons;
 use crate::inbox::{Ended, Inbox};
 use crate::outbox::Outbox;
+use crate::pack::OFFER_LZ4;
 
 /// Calls of `sendmsg` in one turn, so that one peer's bulk does not keep the others waiting.
 const WRITES_MAX: usize = 8;
@@ -23,6 +24,8 @@ pub struct Session {
     peer: NodeId,
     pub number: u64,
     pub incarnation: Incarnation,
+    /// What both ends can do.
+    pub offers: u64,
     /// The driver knows of it: what it posts from now on is meant for it.
     pub told: bool,
     /// To be ended at the next poll.
@@ -43,13 +46,15 @@ impl Session {
         number: u64,
         rest: &[u8],
         now: Time,
-        packs: bool,
+        offers: u64,
     ) -> Session {
+        let packs = offers & OFFER_LZ4 != 0;
         Session {
             stream,
             peer,
             number,
             incarnation,
+            offers,
             told: false,
             ended: None,
             since: now,

@@ -99,7 +99,7 @@ impl TcpFabric {
                 node: config.node,
                 incarnation: config.incarnation,
                 key,
-                offers: config.packing.offer(),
+                offers: config.packing.offer() | config.offers & !OFFER_LZ4,
             },
             link_down_after: config.link_down_after,
             heartbeat_every: config.heartbeat_every,
@@ -122,6 +122,19 @@ impl TcpFabric {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What both ends of a session have offered ([`TcpConfig::offers`]); nothing once it has ended.
+    pub fn agreed(&self, peer: NodeId, session: u64) -> u64 {
+        let there = self.find(peer).and_then(|i| self.links[i].session.as_ref());
+        there.filter(|there| there.number == session).map_or(0, |there| there.offers)
+    }
+
+    /// Ends the session with a node; another follows. For who carries over it and finds that it should not go on.
+    pub fn end_session(&mut self, peer: NodeId) {
+        if let Some(i) = self.find(peer) {
+            self.end(i);
+        }
     }
 
     fn find(&self, peer: NodeId) -> Option<usize> {
@@ -302,8 +315,7 @@ impl TcpFabric {
         }
         self.sessions += 1;
         let now = self.commons.now;
-        let packs = offers & OFFER_LZ4 != 0;
-        let mut session = Session::new(stream, peer, incarnation, self.sessions, &rest, now, packs);
+        let mut session = Session::new(stream, peer, incarnation, self.sessions, &rest, now, offers);
         self.commons.ready.push_back(Completion::Up { peer, session: self.sessions, incarnation });
         session.resume(&mut self.commons);
         self.links[i].stands(session);

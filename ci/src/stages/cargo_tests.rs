@@ -1,7 +1,7 @@
 //! Stages that are a `cargo test` of one kind or another. Each counts the tests that ran: a filter that matches nothing
 //! is a failure, not a pass.
 
-use super::Job;
+use super::{Job, install};
 use crate::process::Finished;
 use crate::report::excerpt;
 use anyhow::Result;
@@ -44,7 +44,11 @@ pub fn unit(job: &mut Job) -> Result<()> {
 
 pub fn conformance(job: &mut Job) -> Result<()> {
     let dvs = job.dvs_executable()?;
-    let packages = ["-p", "fabric", "-p", "proxy-tcp", "-p", "dvk", "-p", "node"];
+    let mut packages = vec!["-p", "fabric", "-p", "proxy-tcp", "-p", "dvk", "-p", "node"];
+    if install::rdma_libraries(job.workspace).is_ok() {
+        // Over TCP: where there are devices is the stage `rxe`.
+        packages.extend(["-p", "proxy-rdma"]);
+    }
     let mut command = job.cargo(&["test", "--no-fail-fast"]);
     command.args(packages).args(["conformance", "--", "--show-output"]).env("DVS_BIN", dvs);
     run_tests(job, "conformance", command)

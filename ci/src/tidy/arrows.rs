@@ -12,7 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("shm", &["abi"]),
     ("fabric", &["abi", "shm"]),
     ("proxy-tcp", &["fabric", "shm", "abi"]),
-    ("proxy-rdma", &["fabric", "shm", "abi"]),
+    ("proxy-rdma", &["proxy-tcp", "fabric", "shm", "abi"]),
     ("dpdk-sys", &[]),
     ("proxy-dpdk", &["fabric", "shm", "abi", "dpdk-sys"]),
     ("dvk", &["fabric", "shm", "abi"]),

@@ -56,6 +56,8 @@ pub enum Rights {
     Local,
     RemoteRead,
     RemoteWrite,
+    /// Others read it, and our own device writes it.
+    Exchange,
 }
 
 impl Rights {
@@ -64,6 +66,9 @@ impl Rights {
             Rights::Source => ibv_access_flags(0),
             Rights::Local => ibv_access_flags::IBV_ACCESS_LOCAL_WRITE,
             Rights::RemoteRead => ibv_access_flags::IBV_ACCESS_REMOTE_READ,
+            Rights::Exchange => {
+                ibv_access_flags::IBV_ACCESS_LOCAL_WRITE | ibv_access_flags::IBV_ACCESS_REMOTE_READ
+            }
             // The second asks for the first.
             Rights::RemoteWrite => {
                 ibv_access_flags::IBV_ACCESS_LOCAL_WRITE | ibv_access_flags::IBV_ACCESS_REMOTE_WRITE
@@ -72,7 +77,7 @@ impl Rights {
     }
 
     fn writes(self) -> bool {
-        matches!(self, Rights::Local | Rights::RemoteWrite)
+        matches!(self, Rights::Local | Rights::RemoteWrite | Rights::Exchange)
     }
 }
 
