@@ -20,6 +20,7 @@ pub use copy::CpArgs;
 pub use dc::{DcCommand, DcCreateArgs, LogsArgs, Via};
 pub use measure::{BenchArgs, BenchCommand};
 pub use rdma::{RdmaCommand, SoftroceCommand};
+pub use values::ProxyKind;
 use values::{at_least_one, bits, interval, minutes, seconds, slot};
 
 const EXAMPLES: &str = "Examples:
@@ -77,6 +78,7 @@ pub enum Command {
             "dvs demo --file big.iso --json",
             "dvs demo --messages 100000 --keep",
             "dvs demo --netns",
+            "dvs demo --proxy rdma",
         ],
         "",
     ))]
@@ -256,6 +258,9 @@ pub struct DemoArgs {
     /// Each node in a network namespace of its own
     #[arg(long)]
     pub netns: bool,
+    /// By what the nodes are joined
+    #[arg(long, value_enum, default_value_t = ProxyKind::Tcp)]
+    pub proxy: ProxyKind,
     /// Leave the cluster up, and say how to use it
     #[arg(long)]
     pub keep: bool,

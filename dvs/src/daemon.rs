@@ -39,7 +39,7 @@ pub fn run(args: &NodeDaemonArgs, runtime_dir: Option<&Path>) -> Result<()> {
         cluster_file: place.cluster.file.clone(),
         node: node.id.to_string(),
         runtime_dir: place.runtime_dir.clone(),
-        starter: Box::new(ProcessStarter::new(own, logs)),
+        starter: Box::new(ProcessStarter::new(own, logs).of(&place.cluster)),
         keeper: Some(keeper),
     };
     node::run(options).map_err(explain)

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use node::config::ClusterNode;
+use node::config::{ClusterNode, ClusterProxy};
 use node::place::own_uid;
 use serde::Serialize;
 use shm::os::process::{Start, spawn};
@@ -81,6 +81,7 @@ pub fn start<'a>(place: &'a Place, nodes: &[&ClusterNode], launch: &Launch) -> R
             probe_port(node)?;
         }
     }
+    refuse_without_program(place, nodes)?;
     make_key(place)?;
     let mut started = Started { place, running: Vec::new(), kept: false };
     for node in nodes {
@@ -88,6 +89,25 @@ pub fn start<'a>(place: &'a Place, nodes: &[&ClusterNode], launch: &Launch) -> R
     }
     started.wait(launch.timeout)?;
     Ok(started)
+}
+
+/// A proxy that could never start would be waited for in vain.
+fn refuse_without_program(place: &Place, nodes: &[&ClusterNode]) -> Result<()> {
+    let is_here = |proxy: &&ClusterProxy| nodes.iter().any(|node| proxy.nodes.contains(&node.id));
+    let own = std::env::current_exe().context("where this program is")?;
+    let needs = |proxy: &&ClusterProxy| proxy.kind == "rdma" && is_here(proxy);
+    let Some(proxy) = place.cluster.proxies.iter().find(needs) else { return Ok(()) };
+    if node::rdma_program(&own).is_some() {
+        return Ok(());
+    }
+    Err(failure(
+        Exit::Refused,
+        format!(
+            "proxy {} is of kind rdma, and the program proxy-rdma is neither beside dvs nor on PATH",
+            proxy.name
+        ),
+        "build it with `cargo build --release -p proxy-rdma` (it needs libibverbs-dev, librdmacm-dev and libclang-dev), or use kind = \"auto\" or \"tcp\"",
+    ))
 }
 
 fn refuse_running(place: &Place, node: &ClusterNode) -> Result<()> {

@@ -15,7 +15,7 @@ pub mod keeper;
 pub mod place;
 
 pub use config::{Cluster, ConfigError};
-pub use daemon::start::{ProcessStarter, StartProxy, Started};
+pub use daemon::start::{ProcessStarter, StartProxy, Started, rdma_program};
 pub use daemon::thread::Daemon;
 pub use daemon::{RunOptions, run};
 pub use error::NodeError;

@@ -2,7 +2,10 @@
 //!
 //! Key types: [`RdmaConfig`], [`Device`].
 
+use std::net::IpAddr;
 use std::sync::Arc;
+
+use abi::NodeId;
 
 use crate::verbs::{Channel, Context, Cq, Domain, Path, VerbsError, device_names};
 
@@ -25,6 +28,18 @@ pub struct RdmaConfig {
     /// An answer is awaited for 4.096 us times two to this: 14 is 67 ms.
     pub timeout: u8,
     pub retries: u8,
+    /// Where no device is named: one that has this address,
+    pub address: Option<IpAddr>,
+    /// or this one of those that are up, counted round. Nodes of one machine have different ones.
+    pub turn: usize,
+}
+
+impl RdmaConfig {
+    /// As a node that listens at this address chooses.
+    pub fn of_node(node: NodeId, address: IpAddr) -> RdmaConfig {
+        let turn = usize::from(node.0.saturating_sub(1));
+        RdmaConfig { address: Some(address), turn, ..RdmaConfig::default() }
+    }
 }
 
 impl Default for RdmaConfig {
@@ -37,6 +52,8 @@ impl Default for RdmaConfig {
             service_level: 0,
             timeout: 14,
             retries: 7,
+            address: None,
+            turn: 0,
         }
     }
 }
@@ -68,7 +85,7 @@ impl Device {
     pub fn open(config: &RdmaConfig) -> Result<Device, DeviceError> {
         let context = match &config.device {
             Some(name) => Context::open(name)?,
-            None => first_up(config.port)?,
+            None => one_that_is_up(config)?,
         };
         let (port, limits) = (context.port(config.port)?, context.limits()?);
         let (gid_index, gid) = gid_of(&context, config, port.gids)?;
@@ -90,19 +107,29 @@ impl Device {
     }
 }
 
-fn first_up(port: u8) -> Result<Arc<Context>, DeviceError> {
+fn one_that_is_up(config: &RdmaConfig) -> Result<Arc<Context>, DeviceError> {
     let names = device_names()?;
     if names.is_empty() {
         return Err(VerbsError::NoDevices.into());
     }
-    for name in &names {
-        // One that cannot be opened is as good as none.
-        let Ok(context) = Context::open(name) else { continue };
-        if context.port(port).is_ok_and(|port| port.is_active) {
-            return Ok(context);
-        }
+    // One that cannot be opened is as good as none.
+    let open = names.iter().filter_map(|name| Context::open(name).ok());
+    let mut up: Vec<Arc<Context>> =
+        open.filter(|context| context.port(config.port).is_ok_and(|port| port.is_active)).collect();
+    if up.is_empty() {
+        return Err(DeviceError::NoneUp { known: names.join(", ") });
     }
-    Err(DeviceError::NoneUp { known: names.join(", ") })
+    let wanted = match config.address {
+        Some(IpAddr::V4(ip)) => Some(ip.to_ipv6_mapped().octets()),
+        Some(IpAddr::V6(ip)) => Some(ip.octets()),
+        None => None,
+    };
+    let has_it = |context: &Arc<Context>| {
+        let gids = 0..context.port(config.port).map_or(0, |port| port.gids.min(GIDS_MAX));
+        wanted.is_some() && gids.into_iter().any(|at| context.gid(config.port, at).ok() == wanted)
+    };
+    let at = up.iter().position(has_it).unwrap_or(config.turn % up.len());
+    Ok(up.swap_remove(at))
 }
 
 /// The address that is asked for; or one of an IPv4 address, which leads everywhere; or the first.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use abi::NodeId;
 use fabric::driver::{Credentials, Driver, DriverError};
+use fabric::{Fabric, Time};
 use shm::os::process::{self, StartError};
 
 use crate::{ClusterKey, KeyError, ProxyOptions, TcpConfig, TcpError, TcpFabric};
@@ -23,6 +24,14 @@ pub enum ProxyError {
 
 /// Carries for the daemon that started this process, until it says stop.
 pub fn run(options: &ProxyOptions) -> Result<(), ProxyError> {
+    run_over(options, |config, now| Ok(Box::new(TcpFabric::new(config, now)?)))
+}
+
+/// The same over another fabric, which is made of what a TCP fabric is told.
+pub fn run_over(
+    options: &ProxyOptions,
+    make: impl FnOnce(TcpConfig, Time) -> Result<Box<dyn Fabric>, TcpError>,
+) -> Result<(), ProxyError> {
     // Without this a process of the same user could read the key out of our memory.
     if let Err(errno) = process::refuse_tracing() {
         tracing::warn!(%errno, "the proxy can be traced by its own user");
@@ -41,10 +50,10 @@ pub fn run(options: &ProxyOptions) -> Result<(), ProxyError> {
         packing: options.compression,
         ..TcpConfig::new(options.node, options.incarnation, options.listen)
     };
-    let fabric = TcpFabric::new(config, began.elapsed())?;
+    let fabric = make(config, began.elapsed())?;
     let peers: Vec<NodeId> = options.peers.iter().map(|(node, _)| *node).collect();
     tracing::info!(node = %options.node, listen = %options.listen, "proxy ready");
-    let driver = Driver::new(link, Credentials { token: options.token }, Box::new(fabric), &peers, began)?;
+    let driver = Driver::new(link, Credentials { token: options.token }, fabric, &peers, began)?;
     driver.run()?;
     tracing::info!("told to stop");
     Ok(())

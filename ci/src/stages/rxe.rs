@@ -1,7 +1,7 @@
 //! The stage `rxe`: what needs RDMA devices, in the virtual machine that has two (`ci rxe`).
 
 use super::cargo_tests::judge_tests;
-use super::{Job, install};
+use super::{Job, demo, install};
 use crate::report::excerpt;
 use anyhow::{Context, Result};
 use std::process::Command;
@@ -10,6 +10,7 @@ use std::process::Command;
 const NO_MACHINE: i32 = 125;
 const SECONDS_MAX: &str = "420";
 const MEMORY_MIB: &str = "2048";
+const FILE_BYTES: u32 = 8 << 20;
 /// What needs no device: other stages run it.
 const SKIPPED: &str = "tcp_instead";
 
@@ -33,6 +34,27 @@ pub fn run(job: &mut Job) -> Result<()> {
         return Ok(());
     }
     judge_tests(job, "rxe", &done);
+    demo(job)
+}
+
+/// The whole demonstration, its nodes joined by RDMA: nodes 1 and 3 share a device.
+fn demo(job: &mut Job) -> Result<()> {
+    let build = job.cargo(&["build", "--release", "-p", "proxy-rdma"]);
+    if job.run_well("rxe demo: build", build)?.is_none() {
+        return Ok(());
+    }
+    let dvs = job.dvs_executable()?;
+    let file = job.workspace.target.join("rxe").join("file-to-send");
+    let bytes: Vec<u8> = (0..FILE_BYTES).map(|at: u32| (at.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+    std::fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))?;
+    let mut command = Command::new(std::env::current_exe().context("where this program is")?);
+    command.args(["rxe", "--timeout", SECONDS_MAX, "--memory", MEMORY_MIB, "--"]).arg(dvs);
+    command
+        .args(["demo", "--proxy", "rdma", "--json", "--messages", demo::MESSAGES_SHORT, "--file"])
+        .arg(file);
+    command.current_dir(&job.workspace.root);
+    let done = job.run(command)?;
+    demo::judge(job, "rxe demo", &done);
     Ok(())
 }
 

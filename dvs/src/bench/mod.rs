@@ -29,7 +29,7 @@ use crate::workers::stage::{Plan, Stage};
 use crate::{interrupt, up};
 
 /// The cluster that is started when none is named: its name, its DC's, and its nodes.
-const PLAN: Plan = Plan { name: "bench", nodes: 2, address: None, second_dc: None };
+const PLAN: Plan = Plan { name: "bench", nodes: 2, address: None, second_dc: None, proxy: "tcp" };
 /// The DC of a cluster of its own that floods, and its nodes: two more, whose proxies nobody else uses.
 const FLOOD_DC: &str = "flood";
 const FLOOD_NODES: u16 = 4;

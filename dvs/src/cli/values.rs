@@ -64,3 +64,24 @@ pub fn lines(text: &str) -> Result<u32, String> {
     let count = text.parse().ok().filter(|count| *count <= LINES_MAX);
     count.ok_or_else(|| format!("give a number up to {LINES_MAX}"))
 }
+
+/// Kinds of proxies, as a cluster file names them.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProxyKind {
+    /// Kernel TCP
+    Tcp,
+    /// RDMA, by the program proxy-rdma
+    Rdma,
+    /// RDMA where both ends can, TCP otherwise
+    Auto,
+}
+
+impl ProxyKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            ProxyKind::Tcp => "tcp",
+            ProxyKind::Rdma => "rdma",
+            ProxyKind::Auto => "auto",
+        }
+    }
+}

@@ -117,7 +117,8 @@ fn play(args: &DemoArgs, stage: &mut Stage, file: &std::path::Path) -> Result<Re
 
 fn plan(args: &DemoArgs) -> Plan {
     let address: fn(u16) -> SocketAddr = |node| SocketAddr::from((netns::address(node), PORTS.start));
-    Plan { name: DC, nodes: NODES, address: args.netns.then_some(address), second_dc: None }
+    let address = args.netns.then_some(address);
+    Plan { name: DC, nodes: NODES, address, second_dc: None, proxy: args.proxy.name() }
 }
 
 fn launch(args: &DemoArgs) -> up::Launch {

@@ -107,7 +107,7 @@ fn namespaces() -> Check {
 
 fn rdma() -> Check {
     let devices = devices::all(Path::new(devices::FOLDER));
-    let costs = "nothing now: nodes are joined by TCP, the only kind of proxy in this program";
+    let costs = "nodes are joined by TCP; proxies of kind `rdma` and `auto` too";
     if devices.is_empty() {
         let found = "no device in /sys/class/infiniband";
         return match kernel_has_softroce() {
@@ -128,7 +128,13 @@ fn rdma() -> Check {
         };
     }
     let found: Vec<String> = devices.iter().map(in_words).collect();
-    let found = format!("{}; this program has no proxy for it", found.join(", "));
+    let program = std::env::current_exe().ok().and_then(|own| node::rdma_program(&own));
+    let has_program = if program.is_some() { "proxy-rdma is here" } else { "no program proxy-rdma" };
+    let found = format!("{}; {has_program}", found.join(", "));
+    if program.is_none() {
+        let remedy = "`cargo build --release -p proxy-rdma`, and put it beside dvs or on PATH";
+        return Check::short("RDMA", State::Limited, found, costs, remedy);
+    }
     if devices.iter().any(|device| !device.is_software && device.is_active() && !device.gids.is_empty()) {
         return Check::yes("RDMA", found);
     }

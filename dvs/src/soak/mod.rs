@@ -101,7 +101,8 @@ struct Answer {
 pub fn run(args: &SoakArgs, output: &Output) -> Result<ExitCode> {
     interrupt::note_signals()?;
     let seed = args.seed.unwrap_or_else(|| RandomState::new().hash_one(std::process::id()) >> 16);
-    let mut stage = Stage::set(Plan { name: DC, nodes: NODES, address: None, second_dc: None })?;
+    let mut stage =
+        Stage::set(Plan { name: DC, nodes: NODES, address: None, second_dc: None, proxy: "tcp" })?;
     stage.free_ports()?;
     let nodes: Vec<&ClusterNode> = stage.place.cluster.nodes.iter().collect();
     let launch = up::Launch { with_us: true, ..up::Launch::new(UP_WITHIN) };

@@ -34,6 +34,8 @@ pub struct Plan {
     pub address: Option<fn(u16) -> SocketAddr>,
     /// A second DC over all its nodes.
     pub second_dc: Option<&'static str>,
+    /// The kind of its proxies.
+    pub proxy: &'static str,
 }
 
 pub struct Stage {
@@ -97,6 +99,9 @@ fn write_cluster(folder: &Path, plan: &Plan) -> Result<Place> {
     if let Some(name) = plan.second_dc {
         text += &format!("\n[[dc]]\nid = 2\nname = \"{name}\"\n");
     }
+    if plan.proxy != "tcp" {
+        text += &format!("\n[[proxy]]\nname = \"{0}\"\nkind = \"{0}\"\n", plan.proxy);
+    }
     std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     Place::load(&file, Some(&folder.join("run")))
 }
@@ -127,7 +132,7 @@ mod tests {
 
     #[test]
     fn two_stages_share_nothing_and_are_gone_when_dropped() {
-        let plan = Plan { name: "test", nodes: 3, address: None, second_dc: None };
+        let plan = Plan { name: "test", nodes: 3, address: None, second_dc: None, proxy: "tcp" };
         let (one, other) = (Stage::set(plan).unwrap(), Stage::set(plan).unwrap());
         assert_ne!(one.folder(), other.folder());
         assert_eq!(one.place.cluster.nodes.len(), 3);

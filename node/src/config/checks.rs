@@ -250,10 +250,10 @@ fn check_proxies(shapes: &[ProxyShape], all: &BTreeSet<NodeId>) -> Result<Vec<Cl
             None => all.clone(),
         };
         for node in &nodes {
-            if let Some(other) = listens.insert((kind.to_owned(), *node), name) {
+            if let Some(other) = listens.insert(*node, name) {
                 let what = format!(
-                    "proxies {other} and {name} are both of kind {kind:?} and would listen at the same address on node \
-                     {node}: give them different `nodes`"
+                    "proxies {other} and {name} would listen at the same address on node {node}: give them different \
+                     `nodes`"
                 );
                 return Err(wrong(&shape.name, what));
             }
@@ -266,12 +266,11 @@ fn check_proxies(shapes: &[ProxyShape], all: &BTreeSet<NodeId>) -> Result<Vec<Cl
 }
 
 fn check_kind(kind: &str) -> Result<(), String> {
+    const USE: &str = "use kind = \"tcp\", \"rdma\" or \"auto\"";
     match kind {
-        "tcp" => Ok(()),
-        "rdma" | "dpdk" => Err(format!(
-            "proxy kind {kind:?} needs the package `proxy-{kind}`, which is not part of this program: use kind = \"tcp\""
-        )),
-        _ => Err(format!("proxy kind {kind:?} is unknown: use kind = \"tcp\"")),
+        "tcp" | "rdma" | "auto" => Ok(()),
+        "dpdk" => Err(format!("proxy kind {kind:?} is not there yet: {USE}")),
+        _ => Err(format!("proxy kind {kind:?} is unknown: {USE}")),
     }
 }
 

@@ -186,11 +186,11 @@ tables! {
     struct ProxyShape = "[[proxy]]" {
         /// Each once. `dvs proxy` commands say it.
         name: Spanned<String>,
-        /// `tcp`, the only one that there is.
+        /// `tcp`; `rdma`: by the program `proxy-rdma`, between two nodes that both have a device, and by TCP otherwise; `auto`: the same, and by TCP where that program is not.
         kind: Spanned<String>,
         /// `lz4` to pack what travels between nodes that both want it, or `none`, the default.
         compression: Option<Spanned<String>>,
-        /// The ids of the nodes that it joins; all if it is not given. A node has at most one proxy of a kind.
+        /// The ids of the nodes that it joins; all if it is not given. A node has one proxy.
         nodes: Option<Spanned<Vec<Spanned<u16>>>>,
     }
 }

@@ -2,16 +2,19 @@
 //!
 //! Key types: [`StartProxy`], [`Started`], [`ProcessStarter`].
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use proxy_tcp::options::ProxyOptions;
 use shm::os::peer::{pidfd_kill, pidfd_open};
 use shm::os::process::{Start, spawn};
+
+use crate::config::Cluster;
 
 /// What keeps a started proxy on a string.
 pub trait ProxyHandle: Send {
@@ -34,10 +37,24 @@ pub trait StartProxy: Send {
     fn start(&mut self, options: &ProxyOptions, link: OwnedFd) -> io::Result<Started>;
 }
 
-/// Starts each proxy as a process: `program proxy-KIND ARGUMENTS`, its link inherited, killed when the daemon ends.
+/// The program of proxies of the kinds `rdma` and `auto`, which is not this one: it needs libraries of its own.
+const RDMA_PROGRAM: &str = "proxy-rdma";
+
+/// Where that is: beside `program`, or on PATH.
+pub fn rdma_program(program: &Path) -> Option<PathBuf> {
+    let beside = program.parent().map(|folder| folder.join(RDMA_PROGRAM));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path).map(|folder| folder.join(RDMA_PROGRAM));
+    beside.into_iter().chain(on_path).find(|full| full.is_file())
+}
+
+/// Starts each proxy as a process: `program proxy-tcp ARGUMENTS`, or another program with the same, its link inherited,
+/// killed when the daemon ends.
 #[derive(Debug, Clone)]
 pub struct ProcessStarter {
     program: PathBuf,
+    /// Kinds of proxies that are not `tcp`, by index.
+    kinds: BTreeMap<u16, String>,
     /// Where standard error of proxies goes; beside the daemon's own if `None`.
     logs: Option<PathBuf>,
 }
@@ -45,7 +62,31 @@ pub struct ProcessStarter {
 impl ProcessStarter {
     /// `program`: usually `std::env::current_exe()`. `logs`: a directory.
     pub fn new(program: PathBuf, logs: Option<PathBuf>) -> ProcessStarter {
-        ProcessStarter { program, logs }
+        ProcessStarter { program, kinds: BTreeMap::new(), logs }
+    }
+
+    /// For the proxies of this cluster.
+    pub fn of(self, cluster: &Cluster) -> ProcessStarter {
+        let kinds = (1..).zip(&cluster.proxies).map(|(index, proxy)| (index, proxy.kind.clone()));
+        ProcessStarter { kinds: kinds.collect(), ..self }
+    }
+
+    /// Of the kind that a proxy is of.
+    fn command(&self, index: u16) -> io::Result<Command> {
+        let kind = self.kinds.get(&index).map_or("tcp", String::as_str);
+        if let Some(program) = rdma_program(&self.program).filter(|_| kind != "tcp") {
+            return Ok(Command::new(program));
+        }
+        if kind == "rdma" {
+            let what = "the program proxy-rdma is neither beside this one nor on PATH: `cargo build --release -p proxy-rdma`";
+            return Err(io::Error::new(io::ErrorKind::NotFound, what));
+        }
+        if kind == "auto" {
+            tracing::info!(proxy = index, "by TCP: there is no program proxy-rdma here");
+        }
+        let mut command = Command::new(&self.program);
+        command.arg("proxy-tcp");
+        Ok(command)
     }
 
     fn log(&self, index: u16) -> io::Result<Stdio> {
@@ -57,8 +98,8 @@ impl ProcessStarter {
 
 impl StartProxy for ProcessStarter {
     fn start(&mut self, options: &ProxyOptions, link: OwnedFd) -> io::Result<Started> {
-        let mut command = Command::new(&self.program);
-        command.arg("proxy-tcp").args(options.to_args());
+        let mut command = self.command(options.proxy_index)?;
+        command.args(options.to_args());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(self.log(options.proxy_index)?);
         let start = Start { fds: vec![(link, options.link_fd)], own_group: true, dies_with_us: true };
         let child = spawn(command, start).map_err(|e| io::Error::other(e.to_string()))?;

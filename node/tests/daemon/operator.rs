@@ -221,7 +221,7 @@ fn what_is_wrong_with_a_cluster_file_is_said_with_its_line() {
         (dc("[[dc]]\nid = 1\nname = \"other\""), "DC id 1 is there twice"),
         (dc("[[dc]]\nid = 2\nname = \"main\""), "DC name main is there twice"),
         (dc("[[dc]]\nid = 1025\nname = \"other\""), "DCS_MAX"),
-        (proxy("name = \"fast\"\nkind = \"rdma\""), "package `proxy-rdma`"),
+        (proxy("name = \"fast\"\nkind = \"dpdk\""), "kind \"dpdk\" is not there yet"),
         (proxy("name = \"fast\"\nkind = \"pigeon\""), "kind \"pigeon\" is unknown"),
         (proxy("name = \"t\"\nkind = \"tcp\"\nnodes = [1]"), "share DC main and no proxy"),
         (

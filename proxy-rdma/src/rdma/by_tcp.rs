@@ -81,6 +81,8 @@ impl RdmaFabric {
     fn begin(&mut self, peer: NodeId, session: u64, incarnation: Incarnation) {
         let both = self.tcp.agreed(peer, session) & OFFER_RDMA != 0;
         let (Ok(device), true) = (&self.device, both) else {
+            let why = if both { "no device here" } else { "no device at one end" };
+            tracing::info!(peer = peer.0, why, "a session by TCP");
             self.links.entry(peer).or_default().phase = Phase::Tcp { session };
             return self.ready.push_back(Completion::Up { peer, session, incarnation });
         };
@@ -155,6 +157,11 @@ impl RdmaFabric {
                 self.forget_pairs(&pairs, &early);
                 generation.into_iter().for_each(|of| self.buffers.leave(of));
             }
+        }
+        match (said, heard) {
+            (true, true) => tracing::info!(peer = peer.0, "a session by RDMA"),
+            (false, _) => tracing::info!(peer = peer.0, "a session by TCP: no pair here"),
+            (true, false) => tracing::info!(peer = peer.0, "a session by TCP: no pair there"),
         }
         self.ready.push_back(Completion::Up { peer, session, incarnation });
     }
