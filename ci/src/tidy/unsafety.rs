@@ -37,7 +37,7 @@ pub fn check_rooms(tree: &Tree) -> Vec<Violation> {
             let wanted = ["#", "!", "[", *word, "(", "unsafe_code", ")", "]"];
             (0..source.tokens.len()).any(|at| source.matches(at, &wanted))
         };
-        if !words.iter().any(|word| says(word)) {
+        if !words.iter().any(says) {
             found.push(Violation::of_file(
                 root,
                 "the crate does not forbid unsafe code",
