@@ -268,7 +268,7 @@ fn mistakes_in_a_cluster_file_are_named_to_the_letter() {
         ),
         (
             format!("{good}[[proxy]]\nname = \"p\"\nkind = \"TCP\"\n"),
-            "19:8: proxy kind \"TCP\" is unknown: use kind = \"tcp\"",
+            "19:8: proxy kind \"TCP\" is unknown: use kind = \"tcp\", \"rdma\" or \"auto\"",
         ),
         (
             format!("{good}[[proxy]]\nname = \"p\"\nkind = \"tcp\"\nnodes = [1, 3]\n"),

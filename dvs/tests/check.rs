@@ -155,13 +155,13 @@ fn every_mistake_is_named_to_the_letter_with_line_and_column() {
             more("[[proxy]]\nname = \"p\"\nkind = \"pigeon\""),
             15,
             8,
-            "proxy kind \"pigeon\" is unknown: use kind = \"tcp\"",
+            "proxy kind \"pigeon\" is unknown: use kind = \"tcp\", \"rdma\" or \"auto\"",
         ),
         (
             more("[[proxy]]\nname = \"p\"\nkind = \"tcp\"\n[[proxy]]\nname = \"q\"\nkind = \"tcp\""),
             17,
             8,
-            "proxies p and q are both of kind \"tcp\" and would listen at the same address on node 1: \
+            "proxies p and q would listen at the same address on node 1: \
              give them different `nodes`",
         ),
         (
