@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use abi::NodeId;
-use abi::limits::PIECES_MAX;
+use abi::limits::{FRAME_BYTES_MAX, HEAD_BYTES_MAX, LOAN_BYTES_MAX, PIECES_MAX};
 use shm::map::Mapping;
 
-use crate::{Completion, Piece, RegionKey};
+use crate::{Completion, Desc, Piece, RegionKey};
 
 const INDEX_BITS: u32 = 20;
 const SERIAL_MASK: u32 = (1 << (32 - INDEX_BITS)) - 1;
@@ -59,6 +59,19 @@ impl Pieces {
             (taken > 0).then_some(Piece { region: piece.region, offset_bytes, len_bytes: taken as u32 })
         })
     }
+}
+
+/// The pieces of a descriptor for a fabric that takes what a frame holds, and as bulk what a loan does.
+///
+/// # Panics
+/// If the descriptor is not as [`crate::Caps`] and [`Desc`] say.
+pub fn check(desc: &Desc<'_>) -> Pieces {
+    let pieces = Pieces::new(desc.pieces);
+    assert!(desc.head.len() <= HEAD_BYTES_MAX, "a head of at most {HEAD_BYTES_MAX} bytes");
+    let whole = desc.head.len() as u64 + pieces.len_bytes();
+    assert!(desc.bulk || whole <= FRAME_BYTES_MAX as u64, "a message within caps");
+    assert!(!desc.bulk || pieces.len_bytes() <= LOAN_BYTES_MAX as u64, "a bulk message within caps");
+    pieces
 }
 
 /// The regions of one fabric. Keys of regions that are gone are not given out again soon.

@@ -4,9 +4,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use abi::courier::Packed;
-use abi::limits::{FRAME_BYTES_MAX, HEAD_BYTES_MAX, LOAN_BYTES_MAX};
+use abi::limits::{FRAME_BYTES_MAX, LOAN_BYTES_MAX};
 use abi::{Incarnation, NodeId};
-use fabric::regions::{Pieces, fail_late};
+use fabric::regions::{Pieces, check, fail_late};
 use fabric::{Armed, Caps, Completion, Desc, Fabric, Piece, RegionKey, Time, Waiter};
 use shm::map::Mapping;
 
@@ -14,17 +14,6 @@ use super::{BULK_MAX, POSTED_MAX, Phase, ROUNDS_MAX, RdmaFabric};
 use crate::frame::Source;
 use crate::session::Outgoing;
 use crate::verbs::{Memory, Remote, Rights, VerbsError};
-
-/// # Panics
-/// If the descriptor is not as [`Caps`] and [`Desc`] say.
-fn check(desc: &Desc<'_>) -> Pieces {
-    let pieces = Pieces::new(desc.pieces);
-    assert!(desc.head.len() <= HEAD_BYTES_MAX, "a head of at most {HEAD_BYTES_MAX} bytes");
-    let whole = desc.head.len() as u64 + pieces.len_bytes();
-    assert!(desc.bulk || whole <= FRAME_BYTES_MAX as u64, "a message within caps");
-    assert!(!desc.bulk || pieces.len_bytes() <= LOAN_BYTES_MAX as u64, "a bulk message within caps");
-    pieces
-}
 
 impl RdmaFabric {
     /// Takes one descriptor for a session of RDMA; false: not now.
